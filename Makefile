@@ -1,0 +1,122 @@
+# `make run` builds everything and starts the daemon on this very repository; `make check` is all of CI.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+bindir = $(PREFIX)/bin
+mandir = $(PREFIX)/share/man
+unitdir = $(PREFIX)/lib/systemd/system
+sysusersdir = $(PREFIX)/lib/sysusers.d
+tmpfilesdir = $(PREFIX)/lib/tmpfiles.d
+docdir = $(PREFIX)/share/doc/gorget
+bashdir = $(PREFIX)/share/bash-completion/completions
+zshdir = $(PREFIX)/share/zsh/site-functions
+fishdir = $(PREFIX)/share/fish/vendor_completions.d
+
+program = target/release/gorget
+demo = $(CURDIR)/target/demo
+# The file that is installed for a page of section 1, 5 or 7.
+pages = man/gorget.1 man/gorget-register.1 man/gorget-specification.5 man/gorget-bridge.7
+
+.PHONY: all deps run check bench install uninstall clean man deny
+
+all: deps
+	$(CARGO) build --release --locked --bins
+
+# Says which Debian packages to install when something is missing.
+deps:
+	@missing=; \
+	command -v $(CARGO) >/dev/null || { \
+	  echo "Rust is missing: apt install rustup && rustup default stable (or see https://rustup.rs)" >&2; exit 1; }; \
+	command -v cc >/dev/null || missing="$$missing gcc"; \
+	command -v c++ >/dev/null || missing="$$missing g++"; \
+	command -v pkg-config >/dev/null || missing="$$missing pkg-config"; \
+	if command -v pkg-config >/dev/null; then \
+	  pkg-config --exists openssl || missing="$$missing libssl-dev"; \
+	else \
+	  test -e /usr/include/openssl/ssl.h || missing="$$missing libssl-dev"; \
+	fi; \
+	if [ -n "$$missing" ]; then \
+	  echo "Something needed to build is missing: apt install$$missing" >&2; exit 1; \
+	fi; \
+	version=$$($(CARGO) --version | sed 's/^cargo \([0-9]*\)\.\([0-9]*\).*/\1 \2/'); \
+	set -- $$version; \
+	if [ "$$1" -eq 1 ] && [ "$$2" -lt 89 ]; then \
+	  echo "Rust 1.89 or later is needed, this is $$1.$$2: apt install rustup && rustup default stable" >&2; exit 1; \
+	fi
+
+# The demonstration: this checkout is the channel of its one jobset. Interrupt it to stop.
+run: all
+	@git -C "$(CURDIR)" rev-parse --quiet --verify HEAD >/dev/null 2>&1 || { \
+	  echo "The demonstration builds this checkout, which is no Git repository with a commit (or there is no git)." >&2; \
+	  exit 1; }
+	@mkdir -p "$(demo)"
+	@sed 's|@checkout@|$(CURDIR)|' contrib/demo.json >"$(demo)/demo.json"
+	@echo
+	@echo "Gorget watches this checkout ($(CURDIR)) and builds the last commit:"
+	@echo "first its jobs are evaluated (contrib/demo/jobs), then built (contrib/demo/step)."
+	@echo "A new commit is noticed within 30 seconds. All state is in target/demo."
+	@echo
+	@echo "Talk to it from another terminal, in this directory:"
+	@echo
+	@echo "  $(program) watch --state-directory target/demo"
+	@echo "  $(program) builds --state-directory target/demo"
+	@echo "  $(program) log --follow 1 --state-directory target/demo"
+	@echo "  echo 'trigger gorget' | socat - UNIX-CONNECT:target/demo/run/bridge"
+	@echo
+	@echo "Interrupt (Ctrl-C) stops it in order; the next 'make run' goes on from there."
+	@echo
+	@exec $(program) register --state-directory "$(demo)" --specifications "$(demo)/demo.json"
+
+# Tests last: what they say is what people look for.
+check: deps
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) build --locked --bins
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+	$(CARGO) test --locked
+
+bench: all
+	$(CARGO) bench --locked --bench gorget
+
+# Man pages and completions, from the option table.
+man: deps
+	$(CARGO) build --locked --bins
+	target/debug/gorget documentation .
+
+# As root after `make`, nothing is compiled again.
+install:
+	@test -x $(program) || $(MAKE) all
+	install -D -m 0755 $(program) "$(DESTDIR)$(bindir)/gorget"
+	for page in $(pages); do \
+	  section=$${page##*.}; \
+	  install -D -m 0644 $$page "$(DESTDIR)$(mandir)/man$$section/$${page#man/}" || exit; \
+	done
+	install -d "$(DESTDIR)$(unitdir)"
+	sed 's|@bindir@|$(bindir)|; s|@sysconfdir@|$(SYSCONFDIR)|' contrib/gorget.service \
+	  >"$(DESTDIR)$(unitdir)/gorget.service"
+	chmod 0644 "$(DESTDIR)$(unitdir)/gorget.service"
+	install -D -m 0644 contrib/gorget.sysusers "$(DESTDIR)$(sysusersdir)/gorget.conf"
+	install -D -m 0644 contrib/gorget.tmpfiles "$(DESTDIR)$(tmpfilesdir)/gorget.conf"
+	install -D -m 0644 contrib/completions/gorget.bash "$(DESTDIR)$(bashdir)/gorget"
+	install -D -m 0644 contrib/completions/_gorget "$(DESTDIR)$(zshdir)/_gorget"
+	install -D -m 0644 contrib/completions/gorget.fish "$(DESTDIR)$(fishdir)/gorget.fish"
+	install -D -m 0644 README.md "$(DESTDIR)$(docdir)/README.md"
+	install -D -m 0644 LICENSE "$(DESTDIR)$(docdir)/LICENSE"
+	install -D -m 0644 contrib/gorget.scm "$(DESTDIR)$(docdir)/gorget.scm"
+
+uninstall:
+	rm -f "$(DESTDIR)$(bindir)/gorget" "$(DESTDIR)$(unitdir)/gorget.service" \
+	  "$(DESTDIR)$(sysusersdir)/gorget.conf" "$(DESTDIR)$(tmpfilesdir)/gorget.conf" \
+	  "$(DESTDIR)$(bashdir)/gorget" "$(DESTDIR)$(zshdir)/_gorget" "$(DESTDIR)$(fishdir)/gorget.fish"
+	for page in $(pages); do \
+	  section=$${page##*.}; \
+	  rm -f "$(DESTDIR)$(mandir)/man$$section/$${page#man/}"; \
+	done
+	rm -rf "$(DESTDIR)$(docdir)"
+
+clean:
+	$(CARGO) clean
+
+deny:
+	$(CARGO) deny --config contrib/deny.toml check bans licenses sources

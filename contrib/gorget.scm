@@ -1,0 +1,39 @@
+;;; A Shepherd service that runs the daemon as root, and its jobs as the user `gorget-jobs'.
+;;;
+;;; Without Guix System: copy this to Shepherd's configuration directory and load it from there.  It needs the group
+;;; `gorget', whose members may use the bridge, and the user `gorget-jobs', who must not be a member.
+
+(use-modules (shepherd service)
+             (shepherd support))
+
+(define gorget
+  (service
+   '(gorget)
+   #:documentation "Continuous integration for functional package managers."
+   #:requirement '()
+   ;; The daemon logs to standard error and stays in the foreground.
+   #:start (make-forkexec-constructor
+            '("/usr/local/bin/gorget" "register"
+              "--job-user=gorget-jobs"
+              "--socket-group=gorget"
+              "--specifications=/etc/gorget/specifications.json")
+            #:log-file "/var/log/gorget.log"
+            #:environment-variables
+            (append '("STATE_DIRECTORY=/var/lib/gorget"
+                      "CACHE_DIRECTORY=/var/cache/gorget"
+                      "RUNTIME_DIRECTORY=/run/gorget")
+                    (default-environment-variables)))
+   ;; It stops its jobs itself, in order, in less than 10 seconds.
+   #:stop (make-kill-destructor SIGTERM #:grace-period 30)
+   #:actions (list (shepherd-action
+                    (name 'reload)
+                    (documentation "Read the specification files again.")
+                    (procedure (lambda (running)
+                                 (let ((pid (if (process? running)
+                                                (process-id running)
+                                                running)))
+                                   (kill pid SIGHUP)
+                                   #t)))))
+   #:respawn? #t))
+
+(register-services (list gorget))

@@ -1,0 +1,213 @@
+//! `evaluate`: one specification, evaluated now, its jobs printed; of the books it knows nothing.
+//!
+//! It works in a temporary directory of its own, so that it disturbs no daemon, and removes it at the end.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::given::Given;
+use super::print;
+use super::usage::Usage;
+use crate::evaluate::{Evaluation, chain, once};
+use crate::git::{self, Look, Places};
+use crate::model::evaluation::{Checkout, Ending};
+use crate::model::spec::{Channel, JobsetName, Specification};
+use crate::spec;
+use crate::sys::process::Launcher;
+use crate::sys::{clock, file};
+
+/// How long the lock on an empty directory of our own may take: no time at all.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which jobset of which file.
+#[derive(Debug)]
+pub(super) struct Options {
+    file: PathBuf,
+    name: Option<JobsetName>,
+    fetch_timeout: Duration,
+}
+
+impl Options {
+    pub(super) fn read(given: &mut Given) -> Result<Self, Usage> {
+        let file = given
+            .path("specifications")?
+            .ok_or_else(|| Usage::MissingValue("--specifications".to_owned()))?;
+        if spec::is_scheme(&file) {
+            let what = format!("--specifications: {}: a specification in Scheme", file.display());
+            return Err(Usage::Absent(what));
+        }
+        let name = if given.more() { Some(given.jobset_operand()?) } else { None };
+        let fetch_timeout =
+            given.duration("fetch-timeout")?.unwrap_or(super::register::FETCH_TIMEOUT);
+        Ok(Self { file, name, fetch_timeout })
+    }
+}
+
+/// Why there are no jobs, or not all.
+#[derive(Debug)]
+enum Error {
+    Specification(spec::Error),
+    /// The file does not tell which of its jobsets is meant: how many there are.
+    Which(usize),
+    NoSuchJobset(JobsetName),
+    /// The temporary directory.
+    Prepare(PathBuf, io::Error),
+    Fetch {
+        channel: String,
+        reason: String,
+    },
+    Evaluation(String),
+    Output(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Specification(error) => error.fmt(f),
+            Self::Which(number) => {
+                write!(f, "the file has {number} jobsets: the argument NAME must tell which one")
+            }
+            Self::NoSuchJobset(name) => write!(f, "the file has no jobset {name}"),
+            Self::Prepare(path, _) => write!(f, "cannot prepare {}", path.display()),
+            Self::Fetch { channel, reason } => {
+                write!(f, "cannot fetch channel {channel:?}: {reason}")
+            }
+            Self::Evaluation(reason) => write!(f, "the evaluation failed: {reason}"),
+            Self::Output(_) => f.write_str("cannot write to standard output"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Prepare(_, error) | Self::Output(error) => Some(error),
+            Self::Specification(_)
+            | Self::Which(_)
+            | Self::NoSuchJobset(_)
+            | Self::Fetch { .. }
+            | Self::Evaluation(_) => None,
+        }
+    }
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    match try_run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print::err(&chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_run(options: &Options) -> Result<(), Error> {
+    let specification =
+        choose(spec::read(&options.file).map_err(Error::Specification)?, options.name.as_ref())?;
+    let directory = Temporary::create()?;
+    let prepare = |error| Error::Prepare(directory.0.clone(), error);
+    let launcher = Launcher::new(directory.0.join("keepers"), clock::now() + LOCK_PATIENCE)
+        .map_err(prepare)?;
+    let checkouts = specification
+        .channels
+        .iter()
+        .map(|channel| fetch(&launcher, &directory.0, channel, options.fetch_timeout))
+        .collect::<Result<Vec<_>, _>>()?;
+    evaluate(&launcher, &directory.0, &specification, &checkouts)
+}
+
+fn choose(all: Vec<Specification>, name: Option<&JobsetName>) -> Result<Specification, Error> {
+    let number = all.len();
+    let mut all = all.into_iter();
+    match name {
+        Some(name) => {
+            all.find(|s| s.name == *name).ok_or_else(|| Error::NoSuchJobset(name.clone()))
+        }
+        None => match (all.next(), all.next()) {
+            (Some(only), None) => Ok(only),
+            _ => Err(Error::Which(number)),
+        },
+    }
+}
+
+fn fetch(
+    launcher: &Launcher,
+    directory: &Path,
+    channel: &Channel,
+    silence: Duration,
+) -> Result<Checkout, Error> {
+    let places = Places {
+        mirrors: directory.join("cache/git"),
+        checkouts: directory.join("cache/checkouts"),
+    };
+    let look = Look { url: channel.url.clone(), references: vec![channel.reference.clone()] };
+    let failed = |git::Error(reason)| Error::Fetch { channel: channel.name.clone(), reason };
+    let mut found = git::look(launcher, &places, &look, silence, |_| {}).map_err(failed)?;
+    let resolved =
+        found.pop().unwrap_or_else(|| Err(git::Error("no answer".to_owned()))).map_err(failed)?;
+    Ok(Checkout {
+        channel: channel.name.clone(),
+        url: channel.url.clone(),
+        commit: resolved.commit,
+        tree: resolved.tree,
+        directory: resolved.directory,
+    })
+}
+
+fn evaluate(
+    launcher: &Launcher,
+    directory: &Path,
+    specification: &Specification,
+    checkouts: &[Checkout],
+) -> Result<(), Error> {
+    let evaluation = Evaluation { id: None, specification, checkouts, user: None, memory: None };
+    let mut written = Ok(());
+    let mut line = |bytes: &[u8]| {
+        if written.is_ok() {
+            let mut stdout = io::stdout().lock();
+            written = stdout
+                .write_all(bytes)
+                .and_then(|()| stdout.write_all(b"\n"))
+                .and_then(|()| stdout.flush());
+        }
+    };
+    let mut text = |bytes: &[u8]| {
+        // There is nobody left to tell.
+        let _ = io::stderr().write_all(bytes);
+    };
+    let (root, cache_home) = (directory.join("evaluation"), directory.join("cache/home"));
+    let mut terminal = once::Terminal { line: &mut line, text: &mut text };
+    let ending = once::once(launcher, &evaluation, &root, &cache_home, &mut terminal);
+    match ending {
+        Ending::Succeeded => match written {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Output(error)),
+            _ => Ok(()),
+        },
+        Ending::Failed(reason) => Err(Error::Evaluation(reason)),
+        Ending::Canceled | Ending::Interrupted => Err(Error::Evaluation("interrupted".to_owned())),
+    }
+}
+
+/// A directory that nobody else can use, removed at the end.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn create() -> Result<Self, Error> {
+        let path = std::env::temp_dir().join(format!("gorget-evaluate-{}", std::process::id()));
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|error| Error::Prepare(path.clone(), error))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(error) = file::remove_tree(&self.0) {
+            print::err(&format!("cannot remove {}: {error}", self.0.display()));
+        }
+    }
+}

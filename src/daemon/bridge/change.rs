@@ -1,0 +1,177 @@
+//! Changes that are more than one call of an actor's handle.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+use sha2::{Digest, Sha256};
+
+use super::live::{Live, Order, failure, gone, refused};
+use super::show::{PAUSED_BUILDS, PAUSED_EVALUATIONS};
+use crate::actor::{Gone, PATIENCE};
+use crate::control::{Answer, Error};
+use crate::db::{maintenance, records};
+use crate::model::evaluation::EvaluationId;
+use crate::model::spec::JobsetName;
+use crate::model::status::EvaluationStatus;
+use crate::proto::control::view::{DashboardView, NewTokenView, json};
+use crate::proto::control::{Activity, Failure, FailureKind, TokenAdd};
+use crate::spec;
+use crate::sys::clock;
+
+/// Reading the specification files may take a Guile process each.
+const RELOADING: Duration = Duration::from_secs(60);
+
+/// 256 bits: not to be guessed.
+const SECRET: usize = 32;
+
+/// Cuirass's dashboards have names of this length.
+const DASHBOARD: usize = 16;
+
+impl Live {
+    pub(super) fn add(&self, text: &str) -> Result<(), Failure> {
+        let specifications =
+            spec::json::parse(text).map_err(|error| Failure::syntax(error.to_string()))?;
+        if specifications.is_empty() {
+            return Err(Failure::syntax("add: expected at least one specification"));
+        }
+        self.ports.registry.put(specifications).map_err(gone)?.map_err(refused)
+    }
+
+    pub(super) fn cancel_evaluation(&mut self, id: EvaluationId) -> Result<(), Failure> {
+        // Unknown ones are told apart first; the evaluator knows only those that run.
+        self.evaluation(id)?;
+        if self.ports.evaluator.cancel(id).map_err(gone)? {
+            return Ok(());
+        }
+        let evaluation = self.evaluation(id)?;
+        if evaluation.status != EvaluationStatus::Started && evaluation.jobs.pending == 0 {
+            let message = format!("evaluation {id} and all its builds have ended");
+            return Err(Failure::new(FailureKind::Conflict, message));
+        }
+        self.ports.builder.cancel_evaluation(id).map_err(gone)?.map_err(failure)
+    }
+
+    /// Pauses or resumes, now and after a restart.
+    pub(super) fn pause(&self, activity: Activity, paused: bool) -> Result<(), Failure> {
+        let value = paused.then_some("1");
+        let write = self.ports.database.write_within(PATIENCE, "pause", move |tx| {
+            if activity.builds() {
+                records::set(tx, PAUSED_BUILDS, value)?;
+            }
+            if activity.evaluations() {
+                records::set(tx, PAUSED_EVALUATIONS, value)?;
+            }
+            Ok(())
+        });
+        write.map_err(failure)?;
+        if activity.builds() {
+            self.ports.builder.pause(paused).map_err(gone)?;
+        }
+        if activity.evaluations() {
+            self.ports.evaluator.pause(paused).map_err(gone)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_dashboard(
+        &self,
+        jobset: &JobsetName,
+        jobs: &[String],
+        answer: &mut dyn Answer,
+    ) -> Result<(), Error> {
+        let id = random_name().map_err(no_random)?;
+        let (row, jobset_row, jobs_row) = (id.clone(), jobset.clone(), jobs.to_vec());
+        let write = self.ports.database.write_within(PATIENCE, "dashboard", move |tx| {
+            records::add_dashboard(tx, &row, &jobset_row, &jobs_row)
+        });
+        write.map_err(failure)?;
+        let view = DashboardView { id: &id, jobset: jobset.as_str(), jobs };
+        answer.object(&json(&view)).map_err(Error::Asker)
+    }
+
+    /// The answer is the only place where the secret ever appears.
+    pub(super) fn add_token(&self, token: &TokenAdd, answer: &mut dyn Answer) -> Result<(), Error> {
+        let secret = hex(&random::<SECRET>().map_err(no_random)?);
+        let hash = hex(&Sha256::digest(secret.as_bytes()));
+        let expires = token.expires.map(|time| clock::wall().after(time));
+        let row = token.clone();
+        let write = self.ports.database.write_within(PATIENCE, "token", move |tx| {
+            records::add_token(tx, &row.name, &hash, &row.role, row.jobset.as_ref(), expires)
+        });
+        write.map_err(failure)?;
+        let view = NewTokenView {
+            name: &token.name,
+            role: &token.role,
+            jobset: token.jobset.as_ref().map(JobsetName::as_str),
+            expires: expires.map(|time| time.0),
+            token: &secret,
+        };
+        answer.object(&json(&view)).map_err(Error::Asker)
+    }
+
+    pub(super) fn revoke_token(&self, name: &str) -> Result<(), Failure> {
+        let name = name.to_owned();
+        let write = self
+            .ports
+            .database
+            .write_within(PATIENCE, "token", move |tx| records::revoke_token(tx, &name));
+        write.map_err(failure)
+    }
+
+    pub(super) fn backup(&mut self, file: &Path) -> Result<(), Failure> {
+        maintenance::backup(self.reader()?, file).map_err(failure)
+    }
+
+    pub(super) fn reload(&self) -> Result<(), Failure> {
+        let (reply, answer) = bounded(1);
+        let order = Order::Reload(reply);
+        let sent = self.ports.supervisor.send_timeout(order, PATIENCE);
+        sent.map_err(|_| gone(Gone))?;
+        answer.recv_timeout(RELOADING).map_err(|_| gone(Gone))?.map_err(refused)
+    }
+}
+
+fn no_random(error: io::Error) -> Failure {
+    Failure::new(FailureKind::Internal, format!("cannot read /dev/urandom: {error}"))
+}
+
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Letters and digits, each as likely as any other.
+fn random_name() -> io::Result<String> {
+    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut name = String::new();
+    while name.len() < DASHBOARD {
+        // Of 64 values two are thrown away, or the first letters would come more often.
+        let letters = random::<DASHBOARD>()?;
+        let letters = letters.iter().filter_map(|byte| ALPHABET.get(usize::from(byte % 64)));
+        name.extend(letters.map(|&letter| char::from(letter)));
+    }
+    name.truncate(DASHBOARD);
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_names_are_plain_and_differ() {
+        let (one, other) = (random_name().unwrap(), random_name().unwrap());
+        assert_eq!(one.len(), 16);
+        assert!(one.bytes().all(|b| b.is_ascii_alphanumeric()));
+        assert_ne!(one, other);
+        assert_eq!(hex(&[0, 255]), "00ff");
+    }
+}

@@ -1,0 +1,290 @@
+//! Builder: owns the ready queue and runs builds on backends.
+//!
+//! The books decide what is scheduled; the queue follows them. The loop never waits: writes go through the thread
+//! of [`books`], builds run on their backends' threads, and both answer on lanes with room for all they can say.
+//!
+//! Invariant: a build runs only after the books have its start, holds its slot until its backend reports, and its
+//! end is told to the books exactly once.
+
+mod books;
+pub(crate) mod process;
+pub(crate) mod queue;
+mod space;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, at, bounded, never, select_biased};
+
+use self::books::{Command, Reply, Written};
+use self::process::Process;
+use self::queue::Reason;
+use self::state::Builder;
+use crate::actor::{Gone, PATIENCE, Spawner, Stop, ask, fault};
+use crate::daemon::Config;
+use crate::db::builds::Changes;
+use crate::db::{Database, Error};
+use crate::model::build::{BuildId, Kind, Order, Outcome};
+use crate::model::evaluation::EvaluationId;
+use crate::sys::clock;
+use crate::sys::process::{Launcher, User};
+
+/// Questions and changes that may wait for the loop: more than there are connections and evaluations that send them,
+/// as each waits for its answer.
+const INBOX: usize = 256;
+
+/// How long running builds get to end at a stop: their grace of 3 s, what a kill takes and their cleaning up, and
+/// still less than the 10 s that the daemon has in all.
+const STOP_PATIENCE: Duration = Duration::from_secs(7);
+
+/// How long the books then get to take the last ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Runs builds of one kind.
+pub(crate) trait Backend: Send {
+    fn kind(&self) -> Kind;
+
+    /// What keeps builds of this system from running here now.
+    fn obstacle(&self, system: &str) -> Option<Reason>;
+
+    /// Begins a build and returns at once. Its end is reported on the backend's lane exactly once, a panic included.
+    fn start(&mut self, order: Order);
+
+    /// Stops a build that was started, if it still runs; its end is reported as that of any other.
+    fn cancel(&mut self, id: BuildId);
+}
+
+/// What a backend says.
+#[derive(Debug)]
+pub(crate) enum Report {
+    Ended {
+        id: BuildId,
+        attempt: i64,
+        outcome: Outcome,
+    },
+    /// Its obstacles are others than before.
+    Changed,
+}
+
+/// What others may ask of the builder.
+enum Message {
+    Changed(Changes),
+    Obey(Command, Reply),
+    Waiting(Vec<BuildId>, Sender<Vec<Option<String>>>),
+    Queue(usize, Sender<Vec<Waiting>>),
+    Reconcile(Sender<usize>),
+}
+
+#[derive(Clone)]
+pub(crate) struct Handle {
+    inbox: Sender<Message>,
+}
+
+/// A build in the queue, in the order it will be taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) id: BuildId,
+    pub(crate) reason: String,
+}
+
+impl Handle {
+    /// Tells the queue what a transaction did.
+    pub(crate) fn changed(&self, changes: Changes) -> Result<(), Gone> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        Ok(self.inbox.send_timeout(Message::Changed(changes), PATIENCE)?)
+    }
+
+    pub(crate) fn cancel(&self, id: BuildId) -> Result<Result<(), Error>, Gone> {
+        self.obey(Command::Cancel(id))
+    }
+
+    /// Cancels an evaluation's builds (the evaluation itself is ended by the evaluator).
+    pub(crate) fn cancel_evaluation(&self, id: EvaluationId) -> Result<Result<(), Error>, Gone> {
+        self.obey(Command::CancelEvaluation(id))
+    }
+
+    pub(crate) fn restart(&self, id: BuildId) -> Result<Result<(), Error>, Gone> {
+        self.obey(Command::Restart(id))
+    }
+
+    pub(crate) fn restart_evaluation(
+        &self,
+        id: EvaluationId,
+        all: bool,
+    ) -> Result<Result<(), Error>, Gone> {
+        self.obey(Command::RestartEvaluation { id, all })
+    }
+
+    pub(crate) fn prioritize(&self, id: BuildId, priority: i64) -> Result<Result<(), Error>, Gone> {
+        self.obey(Command::Prioritize(id, priority))
+    }
+
+    /// Starts no more builds, or does again; remembered across restarts of the daemon.
+    pub(crate) fn pause(&self, paused: bool) -> Result<(), Gone> {
+        self.obey(Command::Pause(paused))?.map_err(|error| {
+            log::error!(target: "builder", "the pause was not recorded: {}", books::chain(&error));
+            Gone
+        })
+    }
+
+    /// Why each of these builds does not run yet; `None` for those that are not waiting.
+    pub(crate) fn waiting(&self, ids: Vec<BuildId>) -> Result<Vec<Option<String>>, Gone> {
+        ask(&self.inbox, |reply| Message::Waiting(ids, reply))
+    }
+
+    /// The first `limit` of the queue, running ones not included.
+    pub(crate) fn queue(&self, limit: usize) -> Result<Vec<Waiting>, Gone> {
+        ask(&self.inbox, |reply| Message::Queue(limit, reply))
+    }
+
+    /// The janitor's sweep: makes the queue agree with the books where it does not, and returns the number of builds
+    /// concerned: scheduled ones it does not know, known ones that are not scheduled, and builds that are started
+    /// in the books but run nowhere, which are scheduled again.
+    pub(crate) fn reconcile(&self) -> Result<usize, Gone> {
+        ask(&self.inbox, Message::Reconcile)
+    }
+
+    fn obey(&self, command: Command) -> Result<Result<(), Error>, Gone> {
+        // It may be in the queue for the database behind others.
+        let patience = command.patience() + PATIENCE;
+        let (reply, answer) = bounded(1);
+        self.inbox.send_timeout(Message::Obey(command, reply), PATIENCE)?;
+        Ok(answer.recv_timeout(patience)?)
+    }
+}
+
+/// What the builder is told about its surroundings.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Holds `products/`.
+    pub(crate) state_directory: PathBuf,
+    /// Holds `builds/`.
+    pub(crate) cache_directory: PathBuf,
+    /// Holds `builds/`.
+    pub(crate) log_directory: PathBuf,
+    pub(crate) max_builds: usize,
+    pub(crate) max_log_size: u64,
+    pub(crate) minimum_disk_space: u64,
+    pub(crate) job_user: Option<User>,
+}
+
+impl Settings {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            state_directory: config.state_directory.clone(),
+            cache_directory: config.cache_directory.clone(),
+            log_directory: config.log_directory.clone(),
+            max_builds: config.max_builds,
+            max_log_size: config.max_log_size,
+            minimum_disk_space: config.minimum_disk_space,
+            job_user: config.job_user.clone(),
+        }
+    }
+}
+
+/// What the builder works with.
+pub(crate) struct Ports {
+    pub(crate) database: Database,
+    pub(crate) launcher: Launcher,
+    pub(crate) settings: Settings,
+}
+
+/// Starts the builder. What an earlier life left in the books must have been recovered before.
+pub(crate) fn spawn(threads: &Spawner, ports: Ports) -> io::Result<Handle> {
+    let Ports { database, launcher, settings } = ports;
+    let (lane, reports) = report_lane(settings.max_builds);
+    // The process backend is part of every choice of `--builder`; those for derivations are not there yet.
+    let process = Process::new(threads, launcher, settings.clone(), lane)?;
+    spawn_with(threads, database, &settings, vec![Box::new(process)], reports)
+}
+
+/// A lane with room for all that backends can have to say at once: an end for every slot, and that something changed.
+fn report_lane(max_builds: usize) -> (Sender<Report>, Receiver<Report>) {
+    bounded(max_builds + 16)
+}
+
+fn spawn_with(
+    threads: &Spawner,
+    database: Database,
+    settings: &Settings,
+    backends: Vec<Box<dyn Backend>>,
+    reports: Receiver<Report>,
+) -> io::Result<Handle> {
+    let (inbox, requests) = bounded(INBOX);
+    let (builder, written) = Builder::new(threads, database, settings, backends)?;
+    let lanes = Lanes { inbox: requests, reports, written };
+    threads.essential("builder", move |stop| run(builder, lanes, stop))?;
+    Ok(Handle { inbox })
+}
+
+/// Where the loop hears from others.
+struct Lanes {
+    inbox: Receiver<Message>,
+    reports: Receiver<Report>,
+    written: Receiver<Written>,
+}
+
+fn run(mut builder: Builder, lanes: Lanes, stop: Stop) -> Result<(), Gone> {
+    let Lanes { inbox, reports, written } = lanes;
+    builder.begin(clock::now())?;
+    loop {
+        builder.advance(clock::now())?;
+        let timer = builder.deadline().map_or_else(never, at);
+        select_biased! {
+            recv(stop) -> _ => break,
+            recv(reports) -> report => builder.on_report(report?),
+            recv(written) -> written => builder.on_written(clock::now(), written?),
+            recv(inbox) -> message => on_message(&mut builder, message?),
+            recv(timer) -> _ => builder.on_deadline(clock::now()),
+        }
+        fault("builder");
+    }
+    // Whoever asks from now on learns that we are gone.
+    drop(inbox);
+    wind_up(builder, &reports, &written)
+}
+
+fn on_message(builder: &mut Builder, message: Message) {
+    // Askers may have given up.
+    match message {
+        Message::Changed(changes) => builder.on_changes(clock::now(), changes),
+        Message::Obey(command, reply) => builder.on_command(command, reply),
+        Message::Waiting(ids, reply) => drop(reply.send(builder.waiting(&ids))),
+        Message::Queue(limit, reply) => drop(reply.send(builder.first(limit))),
+        Message::Reconcile(reply) => drop(reply.send(builder.reconcile(clock::now()))),
+    }
+}
+
+/// Stops what runs and sees to it that the books have every end; within a bounded time.
+fn wind_up(
+    mut builder: Builder,
+    reports: &Receiver<Report>,
+    written: &Receiver<Written>,
+) -> Result<(), Gone> {
+    builder.cancel_all();
+    let deadline = clock::now() + STOP_PATIENCE;
+    let mut abandoned = false;
+    while !builder.is_idle() {
+        builder.finish_writing()?;
+        let timer = at(if abandoned { deadline + LAST_WORDS } else { deadline });
+        select_biased! {
+            recv(reports) -> report => builder.on_report(report?),
+            recv(written) -> written => builder.on_last_written(written?),
+            recv(timer) -> _ => {
+                if abandoned {
+                    log::warn!(target: "builder", "stopped before the books had the end of every build");
+                    break;
+                }
+                builder.abandon_all();
+                abandoned = true;
+            }
+        }
+    }
+    Ok(())
+}

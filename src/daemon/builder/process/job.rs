@@ -1,0 +1,399 @@
+//! One process build, from its checkout to its products. Runs on a thread of the pool and blocks as it likes.
+//!
+//! Invariant: when it has returned, nothing of the build runs any more, its working directory is gone, and what it
+//! left belongs to the daemon.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::limits::{Exceeded, Limits};
+use super::output::{Output, Refused};
+use super::{Leash, products};
+use crate::daemon::builder::Settings;
+use crate::evaluate;
+use crate::evaluate::place::Place;
+use crate::model::build::{Order, Outcome, Product};
+use crate::model::job::ProcessWork;
+use crate::sys::process::{Child, Exit, How, Launch, Launcher, Program, Read};
+use crate::sys::{clock, file};
+
+/// How long a build that is to stop may take to end by itself.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// A build that fails with less than this free on its disk is taken to have failed for that: what one write of a
+/// linker or an archiver may need. Never more than the space at which builds stop being started.
+const FULL: u64 = 64 << 20;
+
+/// The longest read of a child, which is also what is kept in memory of a build's output.
+const BUFFER: usize = 64 << 10;
+
+/// What all jobs share.
+pub(super) struct Tools {
+    launcher: Launcher,
+    settings: Settings,
+}
+
+/// Why a build did not succeed.
+#[derive(Debug)]
+enum Trouble {
+    /// It said so itself.
+    Failed(String),
+    /// Something here broke: doing what.
+    Io(String, io::Error),
+    Aborted(String),
+    Canceled,
+}
+
+impl From<Trouble> for Outcome {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Failed(why) => Self::Failed(why),
+            Trouble::Io(doing, error) if is_full(&error) => {
+                Self::Aborted(format!("no space left on the disk: cannot {doing}"))
+            }
+            Trouble::Io(doing, error) => Self::Aborted(format!("cannot {doing}: {error}")),
+            Trouble::Aborted(why) => Self::Aborted(why),
+            // If it was a person, the books have that already and this changes nothing there.
+            Trouble::Canceled => Self::Interrupted,
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// For `map_err`: names what was being done.
+fn doing(what: impl Into<String>) -> impl FnOnce(io::Error) -> Trouble {
+    move |error| Trouble::Io(what.into(), error)
+}
+
+impl Tools {
+    pub(super) fn new(launcher: Launcher, settings: Settings) -> io::Result<Self> {
+        if settings.job_user.is_some() {
+            // The job user has to get through to its own directories, not to look around.
+            for directory in [&settings.state_directory, &settings.cache_directory] {
+                make_passable(directory)?;
+            }
+        }
+        Ok(Self { launcher, settings })
+    }
+
+    /// Where a build's products are.
+    fn products(&self, order: &Order) -> PathBuf {
+        self.settings.state_directory.join("products").join(order.id.to_string())
+    }
+}
+
+/// Creates a directory of ours that others may pass through.
+fn make_passable(path: &Path) -> io::Result<()> {
+    file::create_directory(path)?;
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o001 == 0 {
+        fs::set_permissions(path, Permissions::from_mode(mode & 0o7777 | 0o001))?;
+    }
+    Ok(())
+}
+
+/// Runs one build to its end.
+pub(super) fn run(tools: &Tools, order: &Order, leash: &Leash) -> Outcome {
+    let outcome = attempt(tools, order, leash).unwrap_or_else(Outcome::from);
+    let directory = tools.products(order);
+    let removed = match &outcome {
+        Outcome::Succeeded { products, outputs } if products.is_empty() && outputs.is_empty() => {
+            file::remove_tree(&directory)
+        }
+        Outcome::Succeeded { .. } => Ok(()),
+        Outcome::Failed(_) | Outcome::Aborted(_) | Outcome::Interrupted => {
+            file::remove_tree(&directory)
+        }
+    };
+    if let Err(error) = removed {
+        log::warn!(target: "builder", "cannot remove {}: {error}", directory.display());
+    }
+    outcome
+}
+
+fn attempt(tools: &Tools, order: &Order, leash: &Leash) -> Result<Outcome, Trouble> {
+    let settings = &tools.settings;
+    let work = order
+        .process
+        .as_ref()
+        .ok_or_else(|| Trouble::Aborted("this build is none for the process backend".to_owned()))?;
+    let mut output = Output::create(&order.log, settings.max_log_size)
+        .map_err(doing(format!("create the log {}", order.log.display())))?;
+    let globs =
+        products::globs(&work.products).map_err(|error| Trouble::Failed(error.to_string()))?;
+    let directory = prepare_products(tools, order)?;
+    let out = directory.join("out");
+    check_inputs(order)?;
+    let place = prepare_place(settings, order)?;
+    let launch = launch(settings, order, work, &place, &out)?;
+    if leash.is_canceled() {
+        return Err(Trouble::Canceled);
+    }
+    let child = tools.launcher.start(launch, None).map_err(doing("start a process"))?;
+    let limits = Limits {
+        began: clock::now(),
+        timeout: order.timeout,
+        max_silent_time: order.max_silent_time,
+    };
+    let exit = if leash.take(child.killer()) {
+        Watch { child, limits, output: &mut output }.watch()?
+    } else {
+        child.stop(GRACE);
+        return Err(Trouble::Canceled);
+    };
+    if settings.job_user.is_some() {
+        file::chown_tree(&directory, None).map_err(doing("take over the products"))?;
+    }
+    judge(settings, exit, &mut output)?;
+    output.flush().map_err(doing("write the log"))?;
+    let (outputs, products) =
+        collect(&place, &globs, &directory, &out).map_err(doing("collect the products"))?;
+    Ok(Outcome::Succeeded { outputs, products })
+}
+
+/// Makes the directory that holds `$out`, anew.
+fn prepare_products(tools: &Tools, order: &Order) -> Result<PathBuf, Trouble> {
+    let directory = tools.products(order);
+    let make = || {
+        file::remove_tree(&directory)?;
+        file::create_directory(&directory)?;
+        let user = tools.settings.job_user.as_ref();
+        if user.is_some() {
+            directory.parent().map_or(Ok(()), make_passable)?;
+            file::chown_tree(&directory, user)?;
+            // Builds that need this one read it as the same user, when it is the daemon's again.
+            make_readable(&directory)?;
+        }
+        Ok(())
+    };
+    make().map_err(doing(format!("make {}", directory.display())))?;
+    Ok(directory)
+}
+
+fn make_readable(directory: &Path) -> io::Result<()> {
+    fs::set_permissions(directory, Permissions::from_mode(0o755))
+}
+
+/// What a build works on may have been removed since it was registered.
+fn check_inputs(order: &Order) -> Result<(), Trouble> {
+    if let Some(checkout) = order.checkouts.first()
+        && !checkout.directory.is_dir()
+    {
+        let directory = checkout.directory.display();
+        return Err(Trouble::Aborted(format!("the checkout {directory} is gone")));
+    }
+    for (job, outputs) in &order.needs {
+        for path in outputs.values() {
+            if let Err(error) = fs::symlink_metadata(path) {
+                let why = format!("the output {path} of {job} is gone: {error}");
+                return Err(Trouble::Aborted(why));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A checkout of the build's own, with the list of channels and the file of needs beside it.
+fn prepare_place(settings: &Settings, order: &Order) -> Result<Place, Trouble> {
+    let cache = &settings.cache_directory;
+    let root = cache.join("builds").join(order.id.to_string());
+    let home = cache.join("jobsets").join(order.jobset.as_str());
+    let user = settings.job_user.as_ref();
+    Place::prepare(&root, &home, &order.checkouts, user).map_err(|error| match error {
+        evaluate::Error::Prepare(path, error) => {
+            Trouble::Io(format!("prepare {}", path.display()), error)
+        }
+        evaluate::Error::Start(error) => Trouble::Io("start a process".to_owned(), error),
+        evaluate::Error::NotBuiltIn(_) => Trouble::Aborted(error.to_string()),
+    })
+}
+
+/// What to run: the environment is the evaluators', then the job's own, then what it cannot change.
+fn launch(
+    settings: &Settings,
+    order: &Order,
+    work: &ProcessWork,
+    place: &Place,
+    out: &Path,
+) -> Result<Launch, Trouble> {
+    let user = settings.job_user.as_ref();
+    let needs = place.temporary().join("needs.json");
+    write_needs(&needs, order).map_err(doing(format!("write {}", needs.display())))?;
+    let mut environment: BTreeMap<OsString, OsString> =
+        evaluate::command::inherited(user).into_iter().collect();
+    environment.insert("TMPDIR".into(), place.temporary().into());
+    environment.insert("XDG_CACHE_HOME".into(), place.cache_home().into());
+    environment.extend(work.environment.iter().map(|(name, value)| (name.into(), value.into())));
+    let ours: [(&str, OsString); 9] = [
+        ("out", out.into()),
+        ("GORGET_JOBSET", order.jobset.as_str().into()),
+        ("GORGET_EVALUATION", order.evaluation.to_string().into()),
+        ("GORGET_SYSTEMS", order.system.as_str().into()),
+        ("GORGET_CHANNELS", place.channels().into()),
+        ("GORGET_JOB", order.job.as_str().into()),
+        ("GORGET_BUILD", order.id.to_string().into()),
+        ("GORGET_SYSTEM", order.system.as_str().into()),
+        ("GORGET_NEEDS", needs.into()),
+    ];
+    environment.extend(ours.map(|(name, value)| (name.into(), value)));
+    Ok(Launch {
+        program: Program::Command(work.command.iter().map(OsString::from).collect()),
+        environment: environment.into_iter().collect(),
+        directory: place.work(),
+        user: user.cloned(),
+        memory: None,
+        merge: true,
+    })
+}
+
+/// `{"JOB":{"out":"PATH"}}`
+fn write_needs(path: &Path, order: &Order) -> io::Result<()> {
+    let needs: BTreeMap<&str, &BTreeMap<String, String>> =
+        order.needs.iter().map(|(job, outputs)| (job.as_str(), outputs)).collect();
+    fs::write(path, serde_json::to_vec(&needs)?)?;
+    fs::set_permissions(path, Permissions::from_mode(0o644))
+}
+
+/// A child under watch.
+struct Watch<'a> {
+    child: Child,
+    limits: Limits,
+    output: &'a mut Output,
+}
+
+impl Watch<'_> {
+    /// Follows the child to its end, or ends it. Nothing of it runs afterwards.
+    fn watch(mut self) -> Result<Exit, Trouble> {
+        let mut last = self.limits.began;
+        let mut buffer = Vec::with_capacity(BUFFER);
+        loop {
+            let now = clock::now();
+            if let Some(exceeded) = self.limits.exceeded(now, last) {
+                return Err(self.out_of_time(exceeded));
+            }
+            if self.output.flush_due().is_some_and(|due| due <= now)
+                && let Err(error) = self.output.flush()
+            {
+                return Err(self.cannot_write(Refused::Io(error)));
+            }
+            let deadlines = [self.limits.deadline(last), self.output.flush_due()];
+            buffer.clear();
+            match self.child.read(&mut buffer, deadlines.into_iter().flatten().min()) {
+                Ok(Read::Output | Read::Errors) => {
+                    last = clock::now();
+                    if let Err(refused) = self.output.write(&buffer) {
+                        return Err(self.cannot_write(refused));
+                    }
+                }
+                Ok(Read::Deadline) => {}
+                Ok(Read::Canceled) => {
+                    self.stop();
+                    return Err(Trouble::Canceled);
+                }
+                Ok(Read::Ended(exit)) => return Ok(exit),
+                Err(error) => {
+                    self.child.stop(GRACE);
+                    return Err(Trouble::Io("watch the process".to_owned(), error));
+                }
+            }
+        }
+    }
+
+    fn out_of_time(mut self, exceeded: Exceeded) -> Trouble {
+        self.stop();
+        let why = exceeded.to_string();
+        match self.output.note(&why) {
+            Ok(()) => Trouble::Failed(why),
+            Err(error) => Trouble::Io("write the log".to_owned(), error),
+        }
+    }
+
+    fn cannot_write(self, refused: Refused) -> Trouble {
+        self.child.stop(GRACE);
+        match refused {
+            Refused::TooLarge => {
+                let why = format!("log larger than {} bytes", self.output.limit());
+                match self.output.note(&why) {
+                    Ok(()) => Trouble::Failed(why),
+                    Err(error) => Trouble::Io("write the log".to_owned(), error),
+                }
+            }
+            Refused::Io(error) => Trouble::Io("write the log".to_owned(), error),
+        }
+    }
+
+    /// SIGTERM, grace, SIGKILL; what it says meanwhile is logged.
+    fn stop(&mut self) {
+        self.child.terminate();
+        if !self.drain(Some(clock::now() + GRACE)) {
+            self.child.kill();
+            self.drain(None);
+        }
+    }
+
+    /// Whether it ended by `deadline`; without one, a kill has set one.
+    fn drain(&mut self, deadline: Option<Instant>) -> bool {
+        let mut buffer = Vec::new();
+        loop {
+            buffer.clear();
+            match self.child.read(&mut buffer, deadline) {
+                // It is being stopped for another reason than what the log cannot take.
+                Ok(Read::Output | Read::Errors) => drop(self.output.write(&buffer)),
+                Ok(Read::Canceled) => {}
+                Ok(Read::Deadline) => return false,
+                Ok(Read::Ended(_)) | Err(_) => return true,
+            }
+        }
+    }
+}
+
+/// Whether the build succeeded by its own account.
+fn judge(settings: &Settings, exit: Exit, output: &mut Output) -> Result<(), Trouble> {
+    let why = match exit.how {
+        How::Code(0) => return Ok(()),
+        How::Code(code) => format!("exit status {code}"),
+        How::Signal(signal) if exit.oom => format!("signal {signal} (out of memory)"),
+        How::Signal(signal) => format!("signal {signal}"),
+        How::NotStarted(why) => {
+            output.note(&why).map_err(doing("write the log"))?;
+            return Err(Trouble::Failed(why));
+        }
+        How::Lost => return Err(Trouble::Aborted("the keeper of the build was lost".to_owned())),
+    };
+    let full = FULL.min(settings.minimum_disk_space);
+    for directory in [&settings.cache_directory, &settings.state_directory] {
+        if file::free_space(directory).is_ok_and(|free| free < full) {
+            return Err(Trouble::Aborted(format!("no space left on the disk: {why}")));
+        }
+    }
+    Err(Trouble::Failed(why))
+}
+
+fn collect(
+    place: &Place,
+    globs: &globset::GlobSet,
+    directory: &Path,
+    out: &Path,
+) -> io::Result<(BTreeMap<String, String>, Vec<Product>)> {
+    let mut products = products::copy(&place.work(), globs, &directory.join("files"))?;
+    products.extend(products::of_out(out)?);
+    let mut outputs = BTreeMap::new();
+    if fs::symlink_metadata(out).is_ok() {
+        outputs.insert("out".to_owned(), out.to_string_lossy().into_owned());
+    }
+    Ok((outputs, products))
+}
+
+/// What becomes of a build when something here breaks.
+#[cfg(test)]
+pub(super) fn aborted(what: &str, error: io::Error) -> Outcome {
+    Trouble::Io(what.to_owned(), error).into()
+}

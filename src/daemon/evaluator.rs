@@ -1,0 +1,412 @@
+//! Evaluator: a bounded pool of evaluation subprocesses.
+//!
+//! Invariant: at most one evaluation of a jobset runs at a time, and every request is answered exactly once.
+//! What one evaluation does is in `job`; how its output becomes jobs is in `evaluate`.
+
+mod books;
+mod job;
+mod log_file;
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
+
+use crossbeam_channel::{Receiver, Sender, after, bounded, select_biased};
+
+use super::builder;
+use crate::actor::pool::Pool;
+use crate::actor::{Gone, PATIENCE, Spawner, Stop, ask, fault};
+use crate::db::Database;
+use crate::db::builds::Changes;
+use crate::evaluate::run::Cut;
+use crate::model::evaluation::{Checkout, Ending, EvaluationId};
+use crate::model::spec::{JobsetName, Specification};
+use crate::model::time::Time;
+use crate::sys::file;
+use crate::sys::process::{Killer, Launcher, User};
+
+/// Messages that wait for the loop, which takes microseconds for each: a burst of monitors.
+const INBOX: usize = 64;
+
+/// Reports of one evaluation: that it is in the books, that its child runs, that it ended.
+const REPORTS: usize = 3;
+
+/// Reasons to end one evaluation: canceled, the daemon stops, its jobs cannot be registered; and one to spare.
+const REASONS: usize = 4;
+
+/// How long running evaluations may take to end when the daemon stops: the grace of their children twice, and
+/// less than the 10 s of the whole.
+const STOP_PATIENCE: Duration = Duration::from_secs(8);
+
+/// One evaluation to make.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) specification: Specification,
+    pub(crate) fingerprint: String,
+    pub(crate) checkouts: Vec<Checkout>,
+    /// When the monitor decided to fetch.
+    pub(crate) decided: Time,
+}
+
+#[derive(Debug)]
+pub(crate) struct Evaluated {
+    pub(crate) jobset: JobsetName,
+    /// `None` if it did not even start (the jobset is gone, or the daemon stops).
+    pub(crate) evaluation: Option<EvaluationId>,
+    pub(crate) ending: Ending,
+}
+
+/// What others may ask of the evaluator.
+pub(super) enum Message {
+    Evaluate(Box<Request>, Sender<Evaluated>),
+    Cancel(EvaluationId, Sender<bool>),
+    CancelJobset(JobsetName),
+    Pause(bool),
+}
+
+/// What evaluations report.
+enum Report {
+    /// It is in the books under this number.
+    Begun(Slot, EvaluationId),
+    /// Its child can be ended by this.
+    Running(Slot, Killer),
+    Ended(Slot, Evaluated),
+}
+
+/// One evaluation under way, until it has ended.
+pub(super) type Slot = u64;
+
+/// What the core asks for.
+pub(super) enum Effect {
+    Start(Slot, Box<Request>),
+    Cut(Slot, Cut),
+    Answer(Sender<Evaluated>, Evaluated),
+}
+
+struct Waiting {
+    request: Box<Request>,
+    lane: Sender<Evaluated>,
+}
+
+struct Running {
+    jobset: JobsetName,
+    evaluation: Option<EvaluationId>,
+    lane: Sender<Evaluated>,
+}
+
+/// The decisions: what runs, what waits.
+pub(super) struct Core {
+    max: usize,
+    paused: bool,
+    stopping: bool,
+    /// In the order of requests.
+    waiting: VecDeque<Waiting>,
+    running: HashMap<Slot, Running>,
+    next: Slot,
+}
+
+impl Core {
+    pub(super) fn new(max: usize, paused: bool) -> Self {
+        Self {
+            max,
+            paused,
+            stopping: false,
+            waiting: VecDeque::new(),
+            running: HashMap::new(),
+            next: 0,
+        }
+    }
+
+    pub(super) fn on_message(&mut self, message: Message, out: &mut Vec<Effect>) {
+        match message {
+            Message::Evaluate(request, lane) => {
+                self.waiting.push_back(Waiting { request, lane });
+                self.fill(out);
+            }
+            Message::Cancel(id, reply) => {
+                let slot = self.running.iter().find(|(_, running)| running.evaluation == Some(id));
+                let slot = slot.map(|(&slot, _)| slot);
+                out.extend(slot.map(|slot| Effect::Cut(slot, Cut::Canceled)));
+                // The asker may be gone.
+                let _ = reply.try_send(slot.is_some());
+            }
+            Message::CancelJobset(name) => {
+                let of_it = self.running.iter().filter(|(_, running)| running.jobset == name);
+                out.extend(of_it.map(|(&slot, _)| Effect::Cut(slot, Cut::Canceled)));
+                self.dismiss(Ending::Canceled, out, |jobset| *jobset == name);
+            }
+            Message::Pause(paused) => {
+                self.paused = paused;
+                self.fill(out);
+            }
+        }
+    }
+
+    pub(super) fn on_begun(&mut self, slot: Slot, id: EvaluationId) {
+        if let Some(running) = self.running.get_mut(&slot) {
+            running.evaluation = Some(id);
+        }
+    }
+
+    pub(super) fn on_ended(&mut self, slot: Slot, evaluated: Evaluated, out: &mut Vec<Effect>) {
+        if let Some(running) = self.running.remove(&slot) {
+            out.push(Effect::Answer(running.lane, evaluated));
+        }
+        self.fill(out);
+    }
+
+    fn on_stop(&mut self, out: &mut Vec<Effect>) {
+        self.stopping = true;
+        self.dismiss(Ending::Interrupted, out, |_| true);
+        out.extend(self.running.keys().map(|&slot| Effect::Cut(slot, Cut::Interrupted)));
+    }
+
+    /// Answers those that wait and are of a jobset that `which` selects.
+    fn dismiss(
+        &mut self,
+        ending: Ending,
+        out: &mut Vec<Effect>,
+        which: impl Fn(&JobsetName) -> bool,
+    ) {
+        let (gone, left) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|waiting| which(&waiting.request.specification.name));
+        self.waiting = left;
+        for Waiting { request, lane } in gone {
+            let jobset = request.specification.name;
+            let evaluated = Evaluated { jobset, evaluation: None, ending: ending.clone() };
+            out.push(Effect::Answer(lane, evaluated));
+        }
+    }
+
+    /// Starts what may run.
+    fn fill(&mut self, out: &mut Vec<Effect>) {
+        while !self.paused && !self.stopping && self.running.len() < self.max {
+            let idle = |waiting: &Waiting| {
+                let jobset = &waiting.request.specification.name;
+                self.running.values().all(|running| running.jobset != *jobset)
+            };
+            let Some(first) = self.waiting.iter().position(idle) else { return };
+            let Some(Waiting { request, lane }) = self.waiting.remove(first) else { return };
+            let slot = self.next;
+            self.next += 1;
+            let jobset = request.specification.name.clone();
+            self.running.insert(slot, Running { jobset, evaluation: None, lane });
+            out.push(Effect::Start(slot, request));
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Handle {
+    inbox: Sender<Message>,
+}
+
+impl Handle {
+    /// The answer comes on `lane`, which must have room for it.
+    pub(crate) fn evaluate(&self, request: Request, lane: Sender<Evaluated>) -> Result<(), Gone> {
+        Ok(self.inbox.send_timeout(Message::Evaluate(Box::new(request), lane), PATIENCE)?)
+    }
+
+    /// Cancels a running evaluation; false if it is not running.
+    pub(crate) fn cancel(&self, id: EvaluationId) -> Result<bool, Gone> {
+        ask(&self.inbox, |reply| Message::Cancel(id, reply))
+    }
+
+    /// Cancels what runs or waits of a jobset, which is going to be deleted or deactivated.
+    pub(crate) fn cancel_jobset(&self, name: &JobsetName) -> Result<(), Gone> {
+        Ok(self.inbox.send_timeout(Message::CancelJobset(name.clone()), PATIENCE)?)
+    }
+
+    /// While paused none starts; those that run go on. The books are not told.
+    pub(crate) fn pause(&self, paused: bool) -> Result<(), Gone> {
+        Ok(self.inbox.send_timeout(Message::Pause(paused), PATIENCE)?)
+    }
+}
+
+/// What the evaluator works with.
+#[derive(Clone)]
+pub(crate) struct Ports {
+    pub(crate) database: Database,
+    pub(crate) builder: builder::Handle,
+    pub(crate) launcher: Launcher,
+    pub(crate) settings: Settings,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) max_evaluations: usize,
+    /// The setting `paused.evaluations` when the daemon starts.
+    pub(crate) paused: bool,
+    pub(crate) cache_directory: PathBuf,
+    pub(crate) log_directory: PathBuf,
+    /// Bytes of an evaluation's log, uncompressed.
+    pub(crate) max_log_size: u64,
+    /// Bytes of address space of an evaluator.
+    pub(crate) memory: Option<u64>,
+    pub(crate) job_user: Option<User>,
+}
+
+/// Tells the builder what registering did.
+type Tell = Arc<dyn Fn(Changes) -> Result<(), Gone> + Send + Sync>;
+
+pub(crate) fn spawn(threads: &Spawner, ports: Ports) -> io::Result<Handle> {
+    let builder = ports.builder;
+    let tell: Tell = Arc::new(move |changes| builder.changed(changes));
+    spawn_telling(threads, ports.database, ports.launcher, ports.settings, tell)
+}
+
+fn spawn_telling(
+    threads: &Spawner,
+    database: Database,
+    launcher: Launcher,
+    settings: Settings,
+    tell: Tell,
+) -> io::Result<Handle> {
+    let max = settings.max_evaluations.max(1);
+    let (inbox, requests) = bounded(INBOX);
+    let (up, reports) = bounded(REPORTS * max);
+    let pool = Pool::new(threads, "evaluate", max)?;
+    // Each evaluation has a second thread that waits for the books while the first one reads.
+    let registrars = Pool::new(threads, "register", max)?;
+    let core = Core::new(max, settings.paused);
+    sweep(threads, &settings)?;
+    let tools = job::Tools { database, launcher, settings, tell, registrars };
+    let work = Work { pool, tools, up, cuts: HashMap::new() };
+    threads.essential("evaluator", move |stop| run(core, requests, reports, work, stop))?;
+    Ok(Handle { inbox })
+}
+
+/// Removes in the background what evaluations of an earlier life left: those of this one have other numbers.
+/// There are no more of them than evaluations ran at once.
+fn sweep(threads: &Spawner, settings: &Settings) -> io::Result<()> {
+    // Usually there is no such directory, or nothing in it.
+    let entries = fs::read_dir(settings.cache_directory.join("evaluations"));
+    let left: Vec<_> = entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let body = move |_: Stop| -> Result<(), Gone> {
+        for path in left {
+            if let Err(error) = file::remove_tree(&path) {
+                log::warn!(target: "evaluator", "cannot remove {}: {error}", path.display());
+            }
+        }
+        Ok(())
+    };
+    let ended = |report| log::debug!(target: "evaluator", "{report:?}");
+    threads.child("sweep/evaluator", body, ended)
+}
+
+/// The means to end one evaluation.
+struct Control {
+    reasons: Sender<Cut>,
+    killer: Option<Killer>,
+    /// Whether a reason was given.
+    cut: bool,
+}
+
+/// What performs effects.
+struct Work {
+    pool: Pool,
+    tools: job::Tools,
+    up: Sender<Report>,
+    cuts: HashMap<Slot, Control>,
+}
+
+impl Work {
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start(slot, request) => {
+                let (reasons, cuts) = bounded(REASONS);
+                let control = Control { reasons: reasons.clone(), killer: None, cut: false };
+                self.cuts.insert(slot, control);
+                let finish = job::Finish::new(slot, &request.specification.name, &self.up);
+                let job = job::Job { tools: self.tools.clone(), request, reasons, cuts, finish };
+                // Not run, it is dropped, and reports its end all the same.
+                if self.pool.run(move || job.run()).is_err() {
+                    log::debug!(target: "evaluator", "the pool takes no more work");
+                }
+            }
+            Effect::Cut(slot, cut) => {
+                if let Some(control) = self.cuts.get_mut(&slot) {
+                    // A full channel holds reasons enough.
+                    let _ = control.reasons.try_send(cut);
+                    control.cut = true;
+                    if let Some(killer) = &control.killer {
+                        killer.cancel();
+                    }
+                }
+            }
+            Effect::Answer(lane, evaluated) => {
+                if let Err(error) = lane.try_send(evaluated) {
+                    log::debug!(target: "evaluator", "nobody waits for an evaluation: {error}");
+                }
+            }
+        }
+    }
+
+    fn on_report(&mut self, report: Report, core: &mut Core, out: &mut Vec<Effect>) {
+        match report {
+            Report::Begun(slot, id) => core.on_begun(slot, id),
+            Report::Running(slot, killer) => {
+                if let Some(control) = self.cuts.get_mut(&slot) {
+                    // A reason may have come before there was anything to end.
+                    if control.cut {
+                        killer.cancel();
+                    }
+                    control.killer = Some(killer);
+                }
+            }
+            Report::Ended(slot, evaluated) => {
+                self.cuts.remove(&slot);
+                core.on_ended(slot, evaluated, out);
+            }
+        }
+    }
+}
+
+fn run(
+    mut core: Core,
+    inbox: Receiver<Message>,
+    reports: Receiver<Report>,
+    mut work: Work,
+    stop: Stop,
+) -> Result<(), Gone> {
+    let mut out = Vec::new();
+    loop {
+        select_biased! {
+            recv(stop) -> _ => break,
+            recv(reports) -> report => work.on_report(report?, &mut core, &mut out),
+            recv(inbox) -> message => match message {
+                Ok(message) => core.on_message(message, &mut out),
+                // Nobody can ask any more: the daemon is going down.
+                Err(_) => break,
+            },
+        }
+        fault("evaluator");
+        out.drain(..).for_each(|effect| work.perform(effect));
+    }
+    // Whoever asks now hears at once that nobody answers.
+    drop(inbox);
+    core.on_stop(&mut out);
+    let patience = after(STOP_PATIENCE);
+    loop {
+        out.drain(..).for_each(|effect| work.perform(effect));
+        if core.running.is_empty() {
+            return Ok(());
+        }
+        select_biased! {
+            recv(reports) -> report => work.on_report(report?, &mut core, &mut out),
+            recv(patience) -> _ => {
+                log::error!(target: "evaluator", "{} evaluations do not end", core.running.len());
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

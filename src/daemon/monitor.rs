@@ -1,0 +1,258 @@
+//! Watches one jobset: decides *when* its channels are looked at and whether that leads to an evaluation.
+//!
+//! Invariant: at most one look or evaluation of a jobset is under way; what is asked for meanwhile coalesces
+//! into one more look afterwards, so that the newest commit is always evaluated. It never fetches nor
+//! evaluates itself, and lives only while its jobset is active or something of it is under way.
+
+pub(super) mod core;
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, at, bounded, never, select_biased};
+
+use self::core::{Core, Effect};
+pub(super) use self::core::{Moment, decides_jobs, effective_period, fingerprint};
+use super::evaluator::Evaluated;
+use super::registry::Refusal;
+use super::updater::Fetched;
+use super::{evaluator, updater};
+use crate::actor::{self, Ended, Gone, Spawner, Stop};
+use crate::db::{self, Database};
+use crate::model::evaluation::Checkout;
+use crate::model::spec::{JobsetName, Specification};
+use crate::model::status::JobsetStatus;
+use crate::model::time::Time;
+use crate::sys::clock;
+
+/// Requests that may wait: as many as the bridge has places, so that every client can have one here.
+const INBOX: usize = 64;
+
+/// Answers of the updater or evaluator under way: there is never more than one of either; the second place
+/// is for the one that a respawned sibling might still send.
+const LANE: usize = 2;
+
+/// Where an answer goes.
+pub(super) type Reply = Sender<Result<(), Refusal>>;
+
+/// What the registry may ask of a monitor.
+#[derive(Debug)]
+pub(super) enum Message {
+    Trigger(Reply),
+    /// Evaluate these commits again.
+    Retry(Vec<Checkout>, Reply),
+    Update(Box<Specification>),
+    SetActive(bool),
+}
+
+/// What a monitor begins its life with.
+pub(super) struct Seed {
+    pub(super) specification: Specification,
+    pub(super) active: bool,
+    /// Fingerprint of the jobset's last evaluation, and whether it was interrupted.
+    pub(super) last: Option<(String, bool)>,
+    pub(super) fetch_error: Option<String>,
+    pub(super) evaluation_error: Option<String>,
+    /// Look at once, whatever the last evaluation was.
+    pub(super) at_once: bool,
+    /// The daemon's own period, for specifications that name none.
+    pub(super) interval: Duration,
+}
+
+/// What a monitor tells the registry.
+#[derive(Debug)]
+pub(super) enum News {
+    State(Report),
+    Ended { name: JobsetName, generation: u64, ended: Ended },
+}
+
+/// How a monitor stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    pub(super) name: JobsetName,
+    /// Which monitor of that name: one that was replaced may still report.
+    pub(super) generation: u64,
+    pub(super) status: JobsetStatus,
+    pub(super) next_poll: Option<Time>,
+    pub(super) error: Option<String>,
+    /// Newest first.
+    pub(super) updates: Vec<Time>,
+}
+
+/// The actors below a monitor, and the lane to the one above.
+#[derive(Clone)]
+pub(super) struct Ports {
+    pub(super) database: Database,
+    pub(super) updater: updater::Handle,
+    pub(super) evaluator: evaluator::Handle,
+    pub(super) news: Sender<News>,
+}
+
+/// The registry's end. Dropping it ends the monitor, and leaves what is under way to itself.
+pub(super) struct Handle {
+    inbox: Sender<Message>,
+}
+
+/// Why a message was not taken.
+pub(super) enum Untold {
+    /// The monitor has ended; its registry will hear of it.
+    Ended(Message),
+    /// It is stuck behind a database that cannot be written.
+    Full(Message),
+}
+
+impl Handle {
+    /// Never blocks.
+    pub(super) fn tell(&self, message: Message) -> Result<(), Untold> {
+        self.inbox.try_send(message).map_err(|error| match error {
+            TrySendError::Full(message) => Untold::Full(message),
+            TrySendError::Disconnected(message) => Untold::Ended(message),
+        })
+    }
+}
+
+/// Starts the thread `monitor/NAME`.
+pub(super) fn spawn(
+    threads: &Spawner,
+    seed: Seed,
+    generation: u64,
+    ports: &Ports,
+) -> std::io::Result<Handle> {
+    let (inbox, requests) = bounded(INBOX);
+    let name = seed.specification.name.clone();
+    let (news, ports) = (ports.news.clone(), ports.clone());
+    let body_name = name.clone();
+    threads.child(
+        &format!("monitor/{name}"),
+        move |stop| {
+            let core = Core::new(moment(), seed);
+            let (fetched, fetched_lane) = bounded(LANE);
+            let (evaluated, evaluated_lane) = bounded(LANE);
+            let lanes = Lanes { fetched, evaluated };
+            let thread = Thread { name: body_name, generation, ports, lanes, told: None };
+            run(thread, core, &requests, &fetched_lane, &evaluated_lane, &stop)
+        },
+        move |report| {
+            // When the registry is gone the process is stopping, and nobody needs to know.
+            let _ = news.send(News::Ended { name, generation, ended: report.ended });
+        },
+    )?;
+    Ok(Handle { inbox })
+}
+
+fn moment() -> Moment {
+    Moment { instant: clock::now(), wall: clock::wall() }
+}
+
+/// The senders handed out with requests.
+struct Lanes {
+    fetched: Sender<Fetched>,
+    evaluated: Sender<Evaluated>,
+}
+
+/// What the loop needs beside its core.
+struct Thread {
+    name: JobsetName,
+    generation: u64,
+    ports: Ports,
+    lanes: Lanes,
+    /// What the registry was told last, with the next poll as the core has it.
+    told: Option<(Report, Option<Instant>)>,
+}
+
+fn run(
+    mut thread: Thread,
+    mut core: Core,
+    inbox: &Receiver<Message>,
+    fetched: &Receiver<Fetched>,
+    evaluated: &Receiver<Evaluated>,
+    stop: &Stop,
+) -> Result<(), Gone> {
+    let mut out = Vec::new();
+    thread.report(&core)?;
+    loop {
+        let timer = core.deadline().map_or_else(never, at);
+        select_biased! {
+            recv(stop) -> _ => return Ok(()),
+            recv(evaluated) -> answer => core.on_evaluated(moment(), answer?, &mut out),
+            recv(fetched) -> answer => core.on_fetched(moment(), answer?.result, &mut out),
+            recv(inbox) -> message => core.on_message(moment(), message?, &mut out),
+            recv(timer) -> _ => core.on_deadline(moment(), &mut out),
+        }
+        actor::fault("monitor");
+        // The registry hears of it after the books and before whoever waits for an answer: nobody must see
+        // an older state than the one that was answered.
+        let (answers, work): (Vec<_>, Vec<_>) =
+            out.drain(..).partition(|effect| matches!(effect, Effect::Answer(..)));
+        for effect in work {
+            thread.perform(effect)?;
+        }
+        thread.report(&core)?;
+        for effect in answers {
+            thread.perform(effect)?;
+        }
+        if core.is_over() {
+            return Ok(());
+        }
+    }
+}
+
+impl Thread {
+    /// Tells the registry how things stand, if that is news.
+    fn report(&mut self, core: &Core) -> Result<(), Gone> {
+        let due = core.next_poll();
+        let now = moment();
+        let report = Report {
+            name: self.name.clone(),
+            generation: self.generation,
+            status: core.status(),
+            next_poll: due.map(|due| now.wall.after(due.saturating_duration_since(now.instant))),
+            error: core.error().map(ToOwned::to_owned),
+            updates: core.updates(),
+        };
+        let known = self.told.as_ref().is_some_and(|(told, told_due)| {
+            let next_poll = told.next_poll; // Converting the same deadline twice may differ by a second.
+            *told_due == due && *told == Report { next_poll, ..report.clone() }
+        });
+        if !known {
+            self.told = Some((report.clone(), due));
+            // The registry never waits for a monitor, so this is held up for a moment at most.
+            self.ports.news.send(News::State(report))?;
+        }
+        Ok(())
+    }
+
+    fn perform(&self, effect: Effect) -> Result<(), Gone> {
+        match effect {
+            Effect::Fetch(channels) => {
+                self.ports.updater.fetch(&self.name, channels, self.lanes.fetched.clone())
+            }
+            Effect::Evaluate(request) => {
+                self.ports.evaluator.evaluate(*request, self.lanes.evaluated.clone())
+            }
+            Effect::Checked(error) => {
+                self.checked(error);
+                Ok(())
+            }
+            Effect::Answer(reply, answer) => {
+                let _ = reply.send(answer); // The asker may have lost patience.
+                Ok(())
+            }
+        }
+    }
+
+    /// Records a look in the books.
+    fn checked(&self, error: Option<String>) {
+        if let Some(error) = &error {
+            log::warn!(target: "monitor", "jobset {}: {error}", self.name);
+        }
+        let name = self.name.clone();
+        let written = self
+            .ports
+            .database
+            .write("look at channels", move |tx| db::jobsets::checked(tx, &name, error.as_deref()));
+        if let Err(error) = written {
+            // A jobset deleted meanwhile, or a daemon about to end.
+            log::debug!(target: "monitor", "jobset {}: look not recorded: {error}", self.name);
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! The decisions of a monitor: no thread, no clock, no I/O.
+//!
+//! Invariant: a trigger that was answered `Ok` is followed by a look that begins after it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use super::{Message, Reply, Seed};
+use crate::daemon::evaluator::{Evaluated, Request};
+use crate::daemon::registry::Refusal;
+use crate::model::evaluation::{Checkout, Ending};
+use crate::model::spec::{Channel, Reference, Specification};
+use crate::model::status::JobsetStatus;
+use crate::model::time::Time;
+use crate::spec;
+
+/// How far back triggered updates count, and update times are remembered: Cuirass's window.
+const WINDOW: Duration = Duration::from_secs(300);
+
+/// Triggered updates allowed in a window: Cuirass's rate of 3 in 120 s.
+const ALLOWED: usize = 8;
+
+/// Update times remembered at most: looks of coalesced triggers have no rate of their own.
+const REMEMBERED: usize = 64;
+
+/// Retries that may wait: a person clicking; beyond this something is wrong.
+const RETRIES: usize = 16;
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::daemon) struct Moment {
+    pub(in crate::daemon) instant: Instant,
+    pub(in crate::daemon) wall: Time,
+}
+
+/// What a monitor asks of others.
+#[derive(Debug)]
+pub(in crate::daemon) enum Effect {
+    Fetch(Vec<Channel>),
+    Evaluate(Box<Request>),
+    /// Record a look: the error, if it did not work.
+    Checked(Option<String>),
+    Answer(Reply, Result<(), Refusal>),
+}
+
+/// What is under way.
+#[derive(Debug, PartialEq, Eq)]
+enum Activity {
+    Idle,
+    /// A look at the channels; `stale` when the specification changed since.
+    Looking {
+        stale: bool,
+    },
+    /// A fetch of the commits of an earlier evaluation.
+    Retrying,
+    Evaluating {
+        fingerprint: String,
+    },
+}
+
+pub(in crate::daemon) struct Core {
+    specification: Specification,
+    interval: Duration,
+    active: bool,
+    activity: Activity,
+    /// A trigger or a change of the specification came while something was under way.
+    again: bool,
+    retries: VecDeque<Vec<Checkout>>,
+    /// The next poll; heeded only while nothing is under way, `None` while inactive.
+    due: Option<Instant>,
+    /// When the last look began.
+    began: Option<Instant>,
+    /// Wall-clock time of the decision that led to what is under way.
+    decided: Time,
+    /// When triggered updates began, oldest first, within the window.
+    triggered: VecDeque<Instant>,
+    /// When updates of any kind began, newest first.
+    updates: VecDeque<Time>,
+    last: Option<(String, bool)>,
+    fetch_error: Option<String>,
+    evaluation_error: Option<String>,
+}
+
+impl Core {
+    pub(in crate::daemon) fn new(now: Moment, seed: Seed) -> Self {
+        let mut core = Self {
+            specification: seed.specification,
+            interval: seed.interval,
+            active: seed.active,
+            activity: Activity::Idle,
+            again: false,
+            retries: VecDeque::new(),
+            due: None,
+            began: None,
+            decided: now.wall,
+            triggered: VecDeque::new(),
+            updates: VecDeque::new(),
+            last: seed.last,
+            fetch_error: seed.fetch_error,
+            evaluation_error: seed.evaluation_error,
+        };
+        let unfinished = core.last.as_ref().is_none_or(|(_, interrupted)| *interrupted);
+        if core.active {
+            core.again = seed.at_once || unfinished;
+            let delay = core.period().mul_f64(spread(core.specification.name.as_str()));
+            core.due = Some(if core.again { now.instant } else { now.instant + delay });
+        }
+        core
+    }
+
+    /// When `on_deadline` is to be called.
+    pub(in crate::daemon) fn deadline(&self) -> Option<Instant> {
+        (self.activity == Activity::Idle).then_some(self.due).flatten()
+    }
+
+    pub(in crate::daemon) fn next_poll(&self) -> Option<Instant> {
+        self.due
+    }
+
+    pub(in crate::daemon) fn status(&self) -> JobsetStatus {
+        match self.activity {
+            Activity::Looking { .. } | Activity::Retrying => JobsetStatus::Fetching,
+            Activity::Evaluating { .. } => JobsetStatus::Evaluating,
+            // About to look: whoever waits for the outcome must not take this for rest.
+            Activity::Idle if self.again => JobsetStatus::Fetching,
+            Activity::Idle if self.active => JobsetStatus::Idle,
+            Activity::Idle => JobsetStatus::Inactive,
+        }
+    }
+
+    /// Why the last look or evaluation did not work.
+    pub(in crate::daemon) fn error(&self) -> Option<&str> {
+        self.fetch_error.as_deref().or(self.evaluation_error.as_deref())
+    }
+
+    pub(in crate::daemon) fn updates(&self) -> Vec<Time> {
+        self.updates.iter().copied().collect()
+    }
+
+    /// Whether there is nothing left to live for.
+    pub(in crate::daemon) fn is_over(&self) -> bool {
+        !self.active && self.activity == Activity::Idle && self.retries.is_empty()
+    }
+
+    pub(in crate::daemon) fn on_message(
+        &mut self,
+        now: Moment,
+        message: Message,
+        out: &mut Vec<Effect>,
+    ) {
+        match message {
+            Message::Trigger(reply) => {
+                let answer = self.on_trigger(now, out);
+                out.push(Effect::Answer(reply, answer));
+            }
+            Message::Retry(checkouts, reply) => {
+                let answer = self.on_retry(now, checkouts, out);
+                out.push(Effect::Answer(reply, answer));
+            }
+            Message::Update(specification) => self.on_update(now, *specification, out),
+            Message::SetActive(active) => self.on_set_active(now, active, out),
+        }
+    }
+
+    pub(in crate::daemon) fn on_deadline(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.settle(now, out);
+    }
+
+    pub(in crate::daemon) fn on_fetched(
+        &mut self,
+        now: Moment,
+        result: Result<Vec<Checkout>, String>,
+        out: &mut Vec<Effect>,
+    ) {
+        let forced = match std::mem::replace(&mut self.activity, Activity::Idle) {
+            Activity::Retrying => true,
+            Activity::Looking { stale: false } if self.active => false,
+            // Answers about channels that are no longer watched, or of a jobset put to rest.
+            Activity::Looking { .. } => return self.settle(now, out),
+            other @ (Activity::Idle | Activity::Evaluating { .. }) => {
+                self.activity = other;
+                return;
+            }
+        };
+        match result {
+            Ok(checkouts) => {
+                self.fetch_error = None;
+                let fingerprint = fingerprint(&self.specification, &checkouts);
+                if forced || self.last.as_ref() != Some(&(fingerprint.clone(), false)) {
+                    self.activity = Activity::Evaluating { fingerprint: fingerprint.clone() };
+                    out.push(Effect::Evaluate(Box::new(Request {
+                        specification: self.specification.clone(),
+                        fingerprint,
+                        checkouts,
+                        decided: self.decided,
+                    })));
+                }
+                out.push(Effect::Checked(None));
+            }
+            Err(error) => {
+                self.fetch_error = Some(error.clone());
+                out.push(Effect::Checked(Some(error)));
+            }
+        }
+        self.settle(now, out);
+    }
+
+    pub(in crate::daemon) fn on_evaluated(
+        &mut self,
+        now: Moment,
+        answer: Evaluated,
+        out: &mut Vec<Effect>,
+    ) {
+        let Activity::Evaluating { fingerprint } = &mut self.activity else { return };
+        let fingerprint = std::mem::take(fingerprint);
+        self.activity = Activity::Idle;
+        if answer.evaluation.is_some() {
+            self.last = Some((fingerprint, answer.ending == Ending::Interrupted));
+            match answer.ending {
+                Ending::Succeeded => self.evaluation_error = None,
+                Ending::Failed(why) => self.evaluation_error = Some(why),
+                Ending::Canceled | Ending::Interrupted => {}
+            }
+        } // Otherwise it did not begin: the next look finds the same difference again.
+        self.settle(now, out);
+    }
+
+    fn on_trigger(&mut self, now: Moment, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+        if !self.active {
+            let name = &self.specification.name;
+            return Err(Refusal::Conflict(format!("jobset {name} is inactive")));
+        }
+        let age = |then: &Instant| now.instant.saturating_duration_since(*then);
+        while self.triggered.front().is_some_and(|then| age(then) >= WINDOW) {
+            self.triggered.pop_front();
+        }
+        if self.triggered.len() >= ALLOWED
+            && let Some(oldest) = self.triggered.front()
+        {
+            let wait = WINDOW.saturating_sub(age(oldest));
+            return Err(Refusal::RateLimited(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
+        }
+        let coalesced = self.activity != Activity::Idle || self.again;
+        if !coalesced {
+            self.triggered.push_back(now.instant);
+        }
+        self.look_soon(now, out);
+        Ok(())
+    }
+
+    fn on_retry(
+        &mut self,
+        now: Moment,
+        checkouts: Vec<Checkout>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        if !self.retries.contains(&checkouts) {
+            if self.retries.len() >= RETRIES {
+                return Err(Refusal::Conflict("too many retries wait already".to_owned()));
+            }
+            self.retries.push_back(checkouts);
+        }
+        if self.activity == Activity::Idle {
+            self.settle(now, out);
+        }
+        Ok(())
+    }
+
+    fn on_update(&mut self, now: Moment, specification: Specification, out: &mut Vec<Effect>) {
+        let differs = decides_jobs(&self.specification, &specification);
+        self.specification = specification;
+        if !self.active {
+            return;
+        }
+        let latest = self.began.unwrap_or(now.instant) + self.period();
+        // A first poll that was spread over the period stays where it is, if the new period allows it.
+        let due =
+            if self.began.is_some() { latest } else { self.due.unwrap_or(latest).min(latest) };
+        self.due = Some(due);
+        if differs {
+            if let Activity::Looking { stale } = &mut self.activity {
+                *stale = true;
+            }
+            self.look_soon(now, out);
+        }
+    }
+
+    fn on_set_active(&mut self, now: Moment, active: bool, out: &mut Vec<Effect>) {
+        if active == self.active {
+            return;
+        }
+        self.active = active;
+        if active {
+            self.due = Some(now.instant);
+            self.look_soon(now, out);
+        } else {
+            (self.due, self.again) = (None, false);
+        }
+    }
+
+    /// A look now, or right after what is under way.
+    fn look_soon(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.again = true;
+        if self.activity == Activity::Idle {
+            self.settle(now, out);
+        }
+    }
+
+    /// Begins what is due, if nothing is under way.
+    fn settle(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if self.activity != Activity::Idle {
+            return;
+        }
+        if let Some(checkouts) = self.retries.pop_front() {
+            self.activity = Activity::Retrying;
+            self.decided = now.wall;
+            out.push(Effect::Fetch(pinned(&self.specification, &checkouts)));
+        } else if self.active && (self.again || self.due.is_some_and(|due| due <= now.instant)) {
+            self.activity = Activity::Looking { stale: false };
+            self.again = false;
+            self.decided = now.wall;
+            self.began = Some(now.instant);
+            self.due = Some(now.instant + self.period());
+            self.updates.retain(|then| then.until(now.wall) < WINDOW);
+            self.updates.push_front(now.wall);
+            self.updates.truncate(REMEMBERED);
+            out.push(Effect::Fetch(self.specification.channels.clone()));
+        }
+    }
+
+    fn period(&self) -> Duration {
+        effective_period(&self.specification, self.interval)
+    }
+}
+
+/// The period of a specification, or the daemon's own if it names none.
+pub(in crate::daemon) fn effective_period(
+    specification: &Specification,
+    interval: Duration,
+) -> Duration {
+    if specification.period.is_zero() { interval } else { specification.period }
+}
+
+/// Whether the jobs could differ between the two.
+pub(in crate::daemon) fn decides_jobs(old: &Specification, new: &Specification) -> bool {
+    old.channels != new.channels || old.evaluator != new.evaluator || old.systems != new.systems
+}
+
+/// Where in the first period a jobset's first poll falls, 0 to 1: the same at every start, and as good as
+/// random over many names.
+fn spread(name: &str) -> f64 {
+    let digest = Sha256::digest(name.as_bytes());
+    let word = u16::from_be_bytes([digest[0], digest[1]]);
+    f64::from(word) / f64::from(u16::MAX)
+}
+
+/// The channels of an evaluation's checkouts, at their commits.
+fn pinned(specification: &Specification, checkouts: &[Checkout]) -> Vec<Channel> {
+    let introduction = |checkout: &Checkout| {
+        let same = |c: &&Channel| c.name == checkout.channel && c.url == checkout.url;
+        specification.channels.iter().find(same).and_then(|c| c.introduction.clone())
+    };
+    checkouts
+        .iter()
+        .map(|checkout| Channel {
+            name: checkout.channel.clone(),
+            url: checkout.url.clone(),
+            reference: Reference::Commit(checkout.commit.clone()),
+            introduction: introduction(checkout),
+        })
+        .collect()
+}
+
+/// Identifies what an evaluation is made from: what in the specification decides jobs, and the set of
+/// (channel, commit).
+pub(in crate::daemon) fn fingerprint(
+    specification: &Specification,
+    checkouts: &[Checkout],
+) -> String {
+    let mut commits: Vec<_> =
+        checkouts.iter().map(|c| (c.channel.as_str(), c.commit.as_str())).collect();
+    commits.sort_unstable();
+    let mut hash = Sha256::new();
+    hash.update(spec::json::job_fingerprint(specification));
+    for (channel, commit) in commits {
+        // Neither holds a zero byte, so no two sets read alike.
+        hash.update(channel);
+        hash.update([0]);
+        hash.update(commit);
+        hash.update([0]);
+    }
+    let mut text = String::with_capacity(64);
+    for byte in hash.finalize() {
+        use std::fmt::Write as _;
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

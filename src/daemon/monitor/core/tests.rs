@@ -1,0 +1,348 @@
+//! A monitor through polls, triggers and failures, its hours added up.
+
+use crossbeam_channel::bounded;
+
+use super::*;
+use crate::model::evaluation::EvaluationId;
+use crate::model::spec::{Evaluator, JobsetName};
+
+const PERIOD: Duration = Duration::from_secs(600);
+
+/// A core with its clocks.
+struct Bench {
+    core: Core,
+    now: Moment,
+    out: Vec<Effect>,
+}
+
+fn specification() -> Specification {
+    Specification {
+        name: JobsetName::new("hello").unwrap(),
+        channels: vec![Channel {
+            name: "hello".to_owned(),
+            url: "/srv/hello".to_owned(),
+            reference: Reference::Head,
+            introduction: None,
+        }],
+        evaluator: Evaluator::Command(vec!["./jobs".to_owned()]),
+        systems: vec!["x86_64-linux".to_owned()],
+        build_outputs: vec![],
+        notifications: vec![],
+        period: PERIOD,
+        priority: 9,
+        active: true,
+        supersede: false,
+        evaluation_timeout: Duration::from_secs(60),
+    }
+}
+
+fn checkout(commit: &str) -> Checkout {
+    Checkout {
+        channel: "hello".to_owned(),
+        url: "/srv/hello".to_owned(),
+        commit: commit.to_owned(),
+        tree: "t".to_owned(),
+        directory: "/cache/checkouts/x".into(),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "an instant to count from; nothing waits for it")]
+fn start() -> Moment {
+    Moment { instant: Instant::now(), wall: Time(1_000_000) }
+}
+
+impl Bench {
+    fn new(last: Option<(String, bool)>, active: bool) -> Self {
+        let now = start();
+        let seed = Seed {
+            specification: specification(),
+            active,
+            last,
+            fetch_error: None,
+            evaluation_error: None,
+            at_once: false,
+            interval: Duration::from_secs(300),
+        };
+        Self { core: Core::new(now, seed), now, out: vec![] }
+    }
+
+    /// A jobset whose commit `a` was evaluated already and whose first poll is over.
+    fn settled() -> Self {
+        let mut bench = Self::new(None, true);
+        bench.run_deadline();
+        bench.fetched(Ok("a"));
+        bench.evaluated(Ending::Succeeded);
+        bench.out.clear();
+        bench
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now.instant += Duration::from_secs(seconds);
+        self.now.wall = self.now.wall.after(Duration::from_secs(seconds));
+    }
+
+    fn run_deadline(&mut self) {
+        let due = self.core.deadline().unwrap();
+        let passed = due.saturating_duration_since(self.now.instant);
+        self.now.instant += passed;
+        self.now.wall = self.now.wall.after(passed);
+        self.core.on_deadline(self.now, &mut self.out);
+    }
+
+    fn fetched(&mut self, commit: Result<&str, &str>) {
+        let result = commit.map(|c| vec![checkout(c)]).map_err(ToOwned::to_owned);
+        self.core.on_fetched(self.now, result, &mut self.out);
+    }
+
+    fn evaluated(&mut self, ending: Ending) {
+        self.answered(Some(EvaluationId(1)), ending);
+    }
+
+    fn answered(&mut self, evaluation: Option<EvaluationId>, ending: Ending) {
+        let jobset = self.core.specification.name.clone();
+        self.core.on_evaluated(self.now, Evaluated { jobset, evaluation, ending }, &mut self.out);
+    }
+
+    fn tell(&mut self, message: impl FnOnce(Reply) -> Message) -> Result<(), Refusal> {
+        let (reply, _answer) = bounded(1);
+        self.core.on_message(self.now, message(reply), &mut self.out);
+        let answer = self.out.iter().position(|e| matches!(e, Effect::Answer(..))).unwrap();
+        let Effect::Answer(_, answer) = self.out.remove(answer) else { unreachable!() };
+        answer
+    }
+
+    fn trigger(&mut self) -> Result<(), Refusal> {
+        self.tell(Message::Trigger)
+    }
+
+    fn update(&mut self, change: impl FnOnce(&mut Specification)) {
+        let mut specification = self.core.specification.clone();
+        change(&mut specification);
+        self.core.on_message(self.now, Message::Update(Box::new(specification)), &mut self.out);
+    }
+
+    /// What was asked for since the last call, in short.
+    fn did(&mut self) -> Vec<String> {
+        let say = |effect: Effect| match effect {
+            Effect::Fetch(channels) => format!("fetch {:?}", channels[0].reference),
+            Effect::Evaluate(request) => format!("evaluate {}", request.checkouts[0].commit),
+            Effect::Checked(None) => "checked".to_owned(),
+            Effect::Checked(Some(error)) => format!("error {error}"),
+            Effect::Answer(..) => unreachable!(),
+        };
+        self.out.drain(..).map(say).collect()
+    }
+}
+
+#[test]
+fn polls_on_its_period_and_evaluates_what_is_new() {
+    let mut bench = Bench::new(None, true);
+    assert_eq!(bench.core.status(), JobsetStatus::Fetching, "a look follows at once");
+    bench.run_deadline();
+    bench.fetched(Ok("a"));
+    assert_eq!(bench.did(), ["fetch Head", "evaluate a", "checked"]);
+    assert_eq!(bench.core.status(), JobsetStatus::Evaluating);
+    bench.pass(30);
+    bench.evaluated(Ending::Succeeded);
+    assert_eq!(bench.core.status(), JobsetStatus::Idle);
+    let began = bench.now;
+    bench.run_deadline();
+    assert_eq!(bench.now.instant - began.instant, PERIOD - Duration::from_secs(30));
+    bench.fetched(Ok("a"));
+    assert_eq!(bench.did(), ["fetch Head", "checked"], "nothing new, no evaluation");
+    bench.run_deadline();
+    bench.fetched(Ok("b"));
+    assert_eq!(bench.did(), ["fetch Head", "evaluate b", "checked"]);
+}
+
+#[test]
+fn the_first_poll_is_spread_unless_something_is_to_be_made_good() {
+    let known = |interrupted| Some(("f".to_owned(), interrupted));
+    let mut calm = Bench::new(known(false), true);
+    let wait = calm.core.deadline().unwrap() - calm.now.instant;
+    assert!(wait > Duration::ZERO && wait <= PERIOD);
+    assert_eq!(calm.core.status(), JobsetStatus::Idle);
+    calm.run_deadline();
+    assert_eq!(calm.did(), ["fetch Head"]);
+    for last in [None, known(true)] {
+        let bench = Bench::new(last, true);
+        assert_eq!(bench.core.deadline(), Some(bench.now.instant));
+    }
+    assert_eq!(Bench::new(None, false).core.deadline(), None);
+    let spreads: Vec<_> = (0..100).map(|n| spread(&format!("jobset-{n}"))).collect();
+    assert!(spreads.iter().filter(|s| **s < 0.5).count().abs_diff(50) < 20);
+}
+
+#[test]
+fn messages_do_not_postpone_polls() {
+    let mut bench = Bench::settled();
+    let due = bench.core.deadline();
+    for _ in 0..10 {
+        bench.pass(10);
+        bench.update(|s| s.priority = 3);
+        assert_eq!(bench.core.deadline(), due);
+    }
+}
+
+#[test]
+fn triggers_meanwhile_coalesce_into_one_more_look() {
+    let mut bench = Bench::settled();
+    assert_eq!(bench.trigger(), Ok(()));
+    for _ in 0..20 {
+        assert_eq!(bench.trigger(), Ok(()));
+    }
+    bench.fetched(Ok("b"));
+    assert_eq!(bench.trigger(), Ok(()));
+    assert_eq!(bench.did(), ["fetch Head", "evaluate b", "checked"]);
+    bench.evaluated(Ending::Succeeded);
+    bench.fetched(Ok("c"));
+    assert_eq!(bench.did(), ["fetch Head", "evaluate c", "checked"]);
+    bench.evaluated(Ending::Succeeded);
+    assert_eq!(bench.core.status(), JobsetStatus::Idle);
+}
+
+#[test]
+fn triggered_updates_are_limited_and_polls_and_coalesced_triggers_are_not() {
+    let mut bench = Bench::settled();
+    for n in 1..=8 {
+        assert_eq!(bench.trigger(), Ok(()));
+        if n < 8 {
+            assert_eq!(bench.trigger(), Ok(()), "coalesced");
+            bench.fetched(Ok("a"));
+        }
+        bench.fetched(Ok("a"));
+        bench.pass(10);
+    }
+    assert_eq!(bench.trigger(), Err(Refusal::RateLimited(220)));
+    bench.pass(219);
+    assert_eq!(bench.trigger(), Err(Refusal::RateLimited(1)));
+    bench.pass(1);
+    assert_eq!(bench.trigger(), Ok(()));
+    bench.fetched(Ok("a"));
+    assert_eq!(bench.trigger(), Err(Refusal::RateLimited(10)));
+}
+
+#[test]
+fn an_interrupted_evaluation_is_repeated_and_a_canceled_one_is_not() {
+    let mut bench = Bench::settled();
+    for (ending, again) in [
+        (Ending::Interrupted, true),
+        (Ending::Canceled, false),
+        (Ending::Failed("exit status 1".to_owned()), false),
+    ] {
+        bench.run_deadline();
+        bench.fetched(Ok("b"));
+        bench.update(|s| s.channels[0].reference = Reference::Tag(format!("{ending:?}")));
+        bench.evaluated(ending.clone());
+        bench.fetched(Ok("c"));
+        bench.evaluated(ending);
+        bench.did();
+        bench.run_deadline();
+        bench.fetched(Ok("c"));
+        let evaluated = bench.did().contains(&"evaluate c".to_owned());
+        assert_eq!(evaluated, again);
+        if again {
+            bench.evaluated(Ending::Succeeded);
+        }
+    }
+    assert_eq!(bench.core.error(), Some("exit status 1"));
+}
+
+#[test]
+fn a_refused_evaluation_is_tried_at_the_next_period() {
+    let mut bench = Bench::settled();
+    bench.run_deadline();
+    bench.fetched(Ok("b"));
+    bench.answered(None, Ending::Interrupted);
+    bench.did();
+    assert!(bench.core.deadline().unwrap() > bench.now.instant);
+    bench.run_deadline();
+    bench.fetched(Ok("b"));
+    assert_eq!(bench.did(), ["fetch Head", "evaluate b", "checked"]);
+}
+
+#[test]
+fn errors_are_shown_until_the_next_success() {
+    let mut bench = Bench::settled();
+    bench.run_deadline();
+    bench.fetched(Err("no such branch"));
+    assert_eq!(bench.did(), ["fetch Head", "error no such branch"]);
+    assert_eq!(bench.core.error(), Some("no such branch"));
+    assert_eq!(bench.core.status(), JobsetStatus::Idle);
+    bench.run_deadline();
+    bench.fetched(Ok("a"));
+    assert_eq!(bench.core.error(), None);
+}
+
+#[test]
+fn a_changed_specification_leads_to_a_look_and_makes_old_answers_stale() {
+    let mut bench = Bench::settled();
+    bench.update(|s| s.systems = vec!["aarch64-linux".to_owned()]);
+    assert_eq!(bench.did(), ["fetch Head"]);
+    bench.update(|s| s.channels[0].reference = Reference::Branch("next".to_owned()));
+    bench.fetched(Ok("a"));
+    assert_eq!(bench.did(), ["fetch Branch(\"next\")"], "the answer was about another branch");
+    bench.fetched(Ok("a"));
+    assert_eq!(bench.did(), ["evaluate a", "checked"], "same commit, other specification");
+    bench.update(|s| s.evaluator = Evaluator::Command(vec!["./other".to_owned()]));
+    assert!(bench.did().is_empty(), "not while one is under way");
+    bench.evaluated(Ending::Succeeded);
+    assert_eq!(bench.did(), ["fetch Branch(\"next\")"]);
+}
+
+#[test]
+fn a_new_period_counts_from_the_last_look() {
+    let mut bench = Bench::settled();
+    bench.pass(100);
+    bench.update(|s| s.period = Duration::from_secs(150));
+    assert_eq!(bench.core.deadline(), Some(bench.now.instant + Duration::from_secs(50)));
+    bench.update(|s| s.period = Duration::ZERO);
+    assert_eq!(bench.core.deadline(), Some(bench.now.instant + Duration::from_secs(200)));
+}
+
+#[test]
+fn retries_evaluate_the_same_commits_after_what_is_under_way() {
+    let mut bench = Bench::settled();
+    assert_eq!(bench.trigger(), Ok(()));
+    assert_eq!(bench.tell(|reply| Message::Retry(vec![checkout("a")], reply)), Ok(()));
+    bench.fetched(Ok("a"));
+    assert_eq!(bench.did(), ["fetch Head", "checked", "fetch Commit(\"a\")"]);
+    bench.fetched(Ok("a"));
+    assert_eq!(bench.did(), ["evaluate a", "checked"]);
+    bench.evaluated(Ending::Succeeded);
+    assert_eq!(bench.core.status(), JobsetStatus::Idle);
+}
+
+#[test]
+fn deactivating_lets_what_runs_finish() {
+    let mut bench = Bench::settled();
+    assert_eq!(bench.trigger(), Ok(()));
+    bench.fetched(Ok("b"));
+    bench.did();
+    bench.core.on_message(bench.now, Message::SetActive(false), &mut bench.out);
+    assert_eq!(bench.core.status(), JobsetStatus::Evaluating);
+    assert!(!bench.core.is_over());
+    assert!(matches!(bench.trigger(), Err(Refusal::Conflict(_))));
+    bench.evaluated(Ending::Succeeded);
+    assert!(bench.did().is_empty());
+    assert!(bench.core.is_over());
+    bench.core.on_message(bench.now, Message::SetActive(true), &mut bench.out);
+    assert_eq!(bench.did(), ["fetch Head"]);
+    bench.core.on_message(bench.now, Message::SetActive(false), &mut bench.out);
+    bench.fetched(Ok("c"));
+    assert!(bench.did().is_empty(), "an inactive jobset begins no evaluation");
+}
+
+#[test]
+fn update_times_are_newest_first_and_forgotten_after_the_window() {
+    let mut bench = Bench::settled();
+    let first = bench.core.updates()[0];
+    bench.pass(100);
+    assert_eq!(bench.trigger(), Ok(()));
+    let second = Time(first.0 + 100);
+    assert_eq!(bench.core.updates(), [second, first]);
+    bench.fetched(Ok("a"));
+    bench.pass(250);
+    assert_eq!(bench.trigger(), Ok(()));
+    assert_eq!(bench.core.updates(), [Time(first.0 + 350), second]);
+}

@@ -1,0 +1,259 @@
+//! `--one-shot`: evaluates every active jobset of the specification files once and waits for its builds.
+//!
+//! Invariant: it ends; builds that no backend will ever take do not keep it waiting.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use crossbeam_channel::{Receiver, at, bounded, select};
+
+use super::evaluator::{Evaluated, Request};
+use super::updater::Fetched;
+use super::{builder, evaluator, monitor, registry, updater};
+use crate::actor::{Gone, Spawner, Stop};
+use crate::db::{self, Database, Subscription};
+use crate::model::evaluation::{Checkout, Ending, EvaluationId};
+use crate::model::spec::{JobsetName, Specification};
+use crate::model::time::Time;
+use crate::sys::clock;
+
+/// Time in which ends of builds are gathered before the books are asked.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// The books are asked this often even without an event: whether all that is left waits for a backend that
+/// is closed shows in no event.
+const BACKSTOP: Duration = Duration::from_secs(5);
+
+/// Events that may pile up; more only mean that the books are asked.
+const EVENTS: usize = 1024;
+
+/// How many waiting builds are looked at when nothing runs.
+const QUEUE: usize = 10_000;
+
+/// How the run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Succeeded,
+    /// A fetch, an evaluation or a build ended otherwise.
+    Failed,
+}
+
+pub(super) struct Ports {
+    pub(super) database: Database,
+    pub(super) updater: updater::Handle,
+    pub(super) evaluator: evaluator::Handle,
+    pub(super) builder: builder::Handle,
+    pub(super) registry: registry::Handle,
+}
+
+/// Why it could not go on.
+#[derive(Debug)]
+enum Error {
+    Database(db::Error),
+    Gone,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Database(error) => error.fmt(f),
+            Self::Gone => Gone.fmt(f),
+        }
+    }
+}
+
+impl From<db::Error> for Error {
+    fn from(error: db::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl<E: Into<Gone>> From<E> for Error {
+    fn from(_: E) -> Self {
+        Self::Gone
+    }
+}
+
+/// Starts the thread `one-shot`, which says at its end how it went.
+pub(super) fn spawn(
+    threads: &Spawner,
+    ports: Ports,
+    specifications: Vec<Specification>,
+) -> io::Result<Receiver<Outcome>> {
+    let (done, outcome) = bounded(1);
+    threads.child(
+        "one-shot",
+        move |stop| -> Result<(), Gone> {
+            let result = run(&ports, specifications, &stop);
+            let outcome = result.unwrap_or_else(|error| {
+                log::error!(target: "one-shot", "cannot go on: {error}");
+                Outcome::Failed
+            });
+            Ok(done.send(outcome)?)
+        },
+        |report| log::debug!(target: "one-shot", "{report:?}"),
+    )?;
+    Ok(outcome)
+}
+
+fn run(ports: &Ports, specifications: Vec<Specification>, stop: &Stop) -> Result<Outcome, Error> {
+    let active: Vec<_> = ports.registry.states()?.into_iter().filter(|s| s.active).collect();
+    let wanted = |s: &Specification| active.iter().any(|state| state.specification.name == s.name);
+    let specifications: BTreeMap<JobsetName, Specification> =
+        specifications.into_iter().filter(wanted).map(|s| (s.name.clone(), s)).collect();
+    let events = ports.database.subscribe(EVENTS)?;
+    let (evaluations, evaluated_well) = evaluate(ports, &specifications, stop)?;
+    let built_well = wait_for_builds(ports, &evaluations, &events, stop)?;
+    Ok(if evaluated_well && built_well { Outcome::Succeeded } else { Outcome::Failed })
+}
+
+/// Fetches and evaluates everything; returns the evaluations, and whether all went well.
+fn evaluate(
+    ports: &Ports,
+    specifications: &BTreeMap<JobsetName, Specification>,
+    stop: &Stop,
+) -> Result<(Vec<EvaluationId>, bool), Error> {
+    let room = specifications.len().max(1);
+    let (fetched, fetched_lane) = bounded(room);
+    let (evaluated, evaluated_lane) = bounded(room);
+    let decided = clock::wall();
+    for specification in specifications.values() {
+        ports.updater.fetch(
+            &specification.name,
+            specification.channels.clone(),
+            fetched.clone(),
+        )?;
+    }
+    let (mut left, mut evaluations, mut well) = (specifications.len(), Vec::new(), true);
+    while left > 0 {
+        select! {
+            recv(stop) -> _ => return Err(Error::Gone),
+            recv(fetched_lane) -> answer => {
+                let Fetched { jobset, result } = answer?;
+                let error = result.as_ref().err().cloned();
+                let name = jobset.clone();
+                ports.database.write("look at channels", move |tx| {
+                    db::jobsets::checked(tx, &name, error.as_deref())
+                })?;
+                match (result, specifications.get(&jobset)) {
+                    (Ok(checkouts), Some(specification)) => {
+                        let request = request(specification, checkouts, decided);
+                        ports.evaluator.evaluate(request, evaluated.clone())?;
+                    }
+                    (Err(why), _) => {
+                        log::error!(target: "one-shot", "jobset {jobset}: {why}");
+                        (well, left) = (false, left - 1);
+                    }
+                    (Ok(_), None) => {}
+                }
+            }
+            recv(evaluated_lane) -> answer => {
+                let Evaluated { jobset, evaluation, ending } = answer?;
+                left -= 1;
+                evaluations.extend(evaluation);
+                match ending {
+                    Ending::Succeeded => {}
+                    Ending::Failed(why) => {
+                        log::error!(target: "one-shot", "jobset {jobset}: the evaluation failed: {why}");
+                        well = false;
+                    }
+                    Ending::Canceled | Ending::Interrupted => {
+                        log::error!(target: "one-shot", "jobset {jobset}: the evaluation was cut off");
+                        well = false;
+                    }
+                }
+            }
+        }
+    }
+    Ok((evaluations, well))
+}
+
+fn request(specification: &Specification, checkouts: Vec<Checkout>, decided: Time) -> Request {
+    Request {
+        fingerprint: monitor::fingerprint(specification, &checkouts),
+        specification: specification.clone(),
+        checkouts,
+        decided,
+    }
+}
+
+/// Waits until no build of these evaluations is left; whether all succeeded.
+fn wait_for_builds(
+    ports: &Ports,
+    evaluations: &[EvaluationId],
+    events: &Receiver<Subscription>,
+    stop: &Stop,
+) -> Result<bool, Error> {
+    let reader = ports.database.reader()?;
+    let mut stuck_before = false;
+    loop {
+        let mut well = true;
+        let mut over = true;
+        for id in evaluations {
+            // One that was deleted meanwhile is over, and not well.
+            let (ended, succeeded) = db::builds::settled(&reader, *id)?.unwrap_or((true, false));
+            over &= ended;
+            well &= succeeded;
+        }
+        if over {
+            report(&reader, evaluations)?;
+            return Ok(well);
+        }
+        let stuck = stuck(ports, &reader)?;
+        if stuck > 0 && stuck_before {
+            log::error!(target: "one-shot", "{stuck} builds wait for a backend that is not there; giving up");
+            return Ok(false);
+        }
+        // Seen twice, it is no build that is just about to start.
+        stuck_before = stuck > 0;
+        wait_for_change(events, stop)?;
+    }
+}
+
+/// How many builds are left, if none of them can ever start; 0 otherwise.
+fn stuck(ports: &Ports, reader: &db::Reader) -> Result<usize, Error> {
+    let (_, running) = db::builds::pending_counts(reader)?;
+    if running > 0 {
+        return Ok(0);
+    }
+    let queue = ports.builder.queue(QUEUE)?;
+    let hopeless = |reason: &str| reason.starts_with("no backend") || reason.starts_with("depend");
+    let all = queue.iter().all(|waiting| hopeless(&waiting.reason));
+    Ok(if all { queue.len() } else { 0 })
+}
+
+fn wait_for_change(events: &Receiver<Subscription>, stop: &Stop) -> Result<(), Error> {
+    let mut deadline: Instant = clock::now() + BACKSTOP;
+    loop {
+        select! {
+            recv(stop) -> _ => return Err(Error::Gone),
+            recv(events) -> event => {
+                let Ok(Subscription::Event(_)) = event else {
+                    // Too slow: the backstop is left, which is enough.
+                    select! {
+                        recv(stop) -> _ => return Err(Error::Gone),
+                        recv(at(deadline)) -> _ => return Ok(()),
+                    }
+                };
+                deadline = deadline.min(clock::now() + GATHER);
+            }
+            recv(at(deadline)) -> _ => return Ok(()),
+        }
+    }
+}
+
+/// A line for each evaluation.
+fn report(reader: &db::Reader, evaluations: &[EvaluationId]) -> Result<(), Error> {
+    for id in evaluations {
+        if let Some(evaluation) = db::evaluations::get(reader, *id)? {
+            let jobs = evaluation.jobs;
+            log::info!(
+                target: "one-shot",
+                "jobset {}: evaluation {id}: {} jobs, {} succeeded, {} failed, {} aborted, {} canceled",
+                evaluation.jobset, jobs.total, jobs.succeeded, jobs.failed, jobs.aborted, jobs.canceled
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,327 @@
+//! Start-up, in order: everything is opened and recovered, then spawned from the lowest actor to the highest.
+//!
+//! Invariant: nothing of the state directory is touched before its lock is held, nothing is written before
+//! the specification files were read, and no child is started before those of an earlier life are gone.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
+
+use super::registry::Refusal;
+use super::{Config, bridge, builder, evaluator, janitor, notifier, one_shot, registry, updater};
+use crate::actor::{Gone, Spawner, Threads};
+use crate::db::{self, Database};
+use crate::git::Places;
+use crate::model::spec::Specification;
+use crate::spec;
+use crate::sys::lock::Lock;
+use crate::sys::process::Launcher;
+use crate::sys::signal::{self, Signal};
+use crate::sys::{clock, file};
+
+/// How long keepers of an earlier life get to kill what they keep: seconds at most, but for a disk that hangs.
+const KEEPERS: Duration = Duration::from_secs(30);
+
+/// Orders of the bridge that wait for the supervisor: people reloading or stopping.
+const ORDERS: usize = 8;
+
+/// Why the daemon did not start.
+#[derive(Debug)]
+pub(super) enum Error {
+    Directory(PathBuf, io::Error),
+    /// Another daemon holds the lock of this state directory.
+    Taken(PathBuf, i32),
+    Lock(PathBuf, io::Error),
+    Specification(spec::Error),
+    Repeated(String),
+    Database(db::Error),
+    /// Children of an earlier life do not go away.
+    Keepers(io::Error),
+    Thread(&'static str, io::Error),
+    Registry(registry::Error),
+    Refused(Refusal),
+    Bridge(PathBuf, io::Error),
+    /// An actor ended while the others were being started.
+    Gone,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path, _) => write!(f, "cannot use the directory {}", path.display()),
+            Self::Taken(path, pid) => write!(
+                f,
+                "another daemon (process {pid}) runs with the state directory {}; stop it first, or choose another --state-directory",
+                path.display()
+            ),
+            Self::Lock(path, _) => write!(f, "cannot lock {}", path.display()),
+            // A specification's error says everything itself.
+            Self::Specification(error) => error.fmt(f),
+            Self::Repeated(name) => write!(f, "the specification files name jobset {name} twice"),
+            Self::Database(error) => error.fmt(f),
+            Self::Keepers(_) => f.write_str("children of an earlier daemon are still running"),
+            Self::Thread(name, _) => write!(f, "cannot start {name}"),
+            Self::Registry(error) => error.fmt(f),
+            Self::Refused(refusal) => write!(f, "cannot register the specifications: {refusal}"),
+            Self::Bridge(path, _) => write!(f, "cannot listen on {}", path.display()),
+            Self::Gone => f.write_str("a part of the daemon ended while it was starting"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Directory(_, error)
+            | Self::Lock(_, error)
+            | Self::Keepers(error)
+            | Self::Thread(_, error)
+            | Self::Bridge(_, error) => Some(error),
+            Self::Database(error) => error.source(),
+            Self::Registry(error) => error.source(),
+            Self::Taken(..)
+            | Self::Specification(_)
+            | Self::Repeated(_)
+            | Self::Refused(_)
+            | Self::Gone => None,
+        }
+    }
+}
+
+impl From<Gone> for Error {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+/// What the supervisor holds of a running daemon.
+pub(super) struct Daemon {
+    pub(super) threads: Threads,
+    pub(super) signals: Receiver<Signal>,
+    pub(super) orders: Receiver<bridge::Order>,
+    pub(super) registry: registry::Handle,
+    /// How a one-shot run ended; `None` for a daemon that stays, whose monitors have yet to begin.
+    pub(super) one_shot: Option<Receiver<one_shot::Outcome>>,
+    /// Released when everything has ended.
+    pub(super) lock: Lock,
+}
+
+pub(super) fn start(config: &Config) -> Result<Daemon, Error> {
+    create_directories(config)?;
+    let lock_file = config.state_directory.join("lock");
+    let lock = Lock::take(&lock_file)
+        .map_err(|error| Error::Lock(lock_file, error))?
+        .map_err(|pid| Error::Taken(config.state_directory.clone(), pid))?;
+    let specifications = read_specifications(&config.specifications)?;
+    let warnings = warnings(config);
+    for warning in &warnings {
+        log::warn!(target: "supervisor", "{warning}");
+    }
+
+    let (spawner, threads) = Spawner::new();
+    let signals = signal::listen(&spawner).map_err(|e| Error::Thread("signals", e))?;
+    let database = Database::open(&config.database, &spawner).map_err(Error::Database)?;
+    let launcher = recover(config, &database)?;
+
+    let ports = builder::Ports {
+        database: database.clone(),
+        launcher: launcher.clone(),
+        settings: builder::Settings::of(config),
+    };
+    let builder = builder::spawn(&spawner, ports).map_err(|e| Error::Thread("builder", e))?;
+    let ports = evaluator::Ports {
+        database: database.clone(),
+        builder: builder.clone(),
+        launcher: launcher.clone(),
+        settings: evaluator_settings(config, &database)?,
+    };
+    let evaluator = evaluator::spawn(&spawner, ports).map_err(|e| Error::Thread("evaluator", e))?;
+    let updater = spawn_updater(config, &spawner, &launcher)?;
+    let ports = registry::Ports {
+        database: database.clone(),
+        updater: updater.clone(),
+        evaluator: evaluator.clone(),
+        builder: builder.clone(),
+    };
+    let registry = registry::spawn(&spawner, ports, config.interval).map_err(Error::Registry)?;
+    if !specifications.is_empty() {
+        registry.put(specifications.clone())?.map_err(Error::Refused)?;
+    }
+
+    let (supervisor, orders) = bounded(ORDERS);
+    let ports = bridge::Ports {
+        database: database.clone(),
+        registry: registry.clone(),
+        builder: builder.clone(),
+        evaluator: evaluator.clone(),
+        supervisor,
+        facts: facts(config, warnings),
+    };
+    let options = bridge::Options {
+        socket: config.socket.clone(),
+        group: config.socket_group,
+        max_connections: config.max_connections,
+    };
+    bridge::spawn(&spawner, options, ports)
+        .map_err(|error| Error::Bridge(config.socket.clone(), error))?;
+
+    let one_shot = if config.one_shot {
+        let (database, registry) = (database.clone(), registry.clone());
+        let ports = one_shot::Ports { database, updater, evaluator, builder, registry };
+        let outcome = one_shot::spawn(&spawner, ports, specifications);
+        Some(outcome.map_err(|e| Error::Thread("one-shot", e))?)
+    } else {
+        janitor::spawn(&spawner, janitor_settings(config), database.clone(), builder)
+            .map_err(|e| Error::Thread("janitor", e))?;
+        None
+    };
+    notifier::spawn(&spawner, database, launcher, config.parameters.clone())
+        .map_err(|e| Error::Thread("notifier", e))?;
+    Ok(Daemon { threads, signals, orders, registry, one_shot, lock })
+}
+
+fn create_directories(config: &Config) -> Result<(), Error> {
+    let directories = [
+        config.state_directory.clone(),
+        config.state_directory.join("products"),
+        config.run_directory.clone(),
+        config.cache_directory.clone(),
+        config.log_directory.join("builds"),
+        config.log_directory.join("evaluations"),
+    ];
+    let database = config.database.parent().map(Path::to_owned);
+    let database = database.filter(|parent| !parent.as_os_str().is_empty());
+    for directory in directories.into_iter().chain(database) {
+        file::create_directory(&directory)
+            .map_err(|error| Error::Directory(directory.clone(), error))?;
+    }
+    Ok(())
+}
+
+/// All specifications of all files, each name once.
+pub(super) fn read_specifications(files: &[PathBuf]) -> Result<Vec<Specification>, Error> {
+    let mut all: Vec<Specification> = Vec::new();
+    for path in files {
+        for specification in spec::read(path).map_err(Error::Specification)? {
+            if all.iter().any(|known| known.name == specification.name) {
+                return Err(Error::Repeated(specification.name.to_string()));
+            }
+            all.push(specification);
+        }
+    }
+    Ok(all)
+}
+
+/// Puts the books right after a death, waits for what was left of it, and clears the place.
+fn recover(config: &Config, database: &Database) -> Result<Launcher, Error> {
+    let (evaluations, builds) = database
+        .write("recover", |tx| Ok((db::evaluations::recover(tx)?, db::builds::recover(tx)?)))
+        .map_err(Error::Database)?;
+    if !evaluations.is_empty() || builds > 0 {
+        log::info!(
+            target: "supervisor",
+            "{} evaluations and {builds} builds were cut off by the end of the daemon before; they are taken up again",
+            evaluations.len()
+        );
+    }
+    let keepers = config.state_directory.join("keepers");
+    let launcher = Launcher::new(keepers, clock::now() + KEEPERS).map_err(Error::Keepers)?;
+    janitor::set_aside_left_overs(&config.cache_directory)
+        .map_err(|error| Error::Directory(config.cache_directory.clone(), error))?;
+    Ok(launcher)
+}
+
+fn evaluator_settings(config: &Config, database: &Database) -> Result<evaluator::Settings, Error> {
+    let reader = database.reader().map_err(Error::Database)?;
+    let paused = db::records::setting(&reader, "paused.evaluations").map_err(Error::Database)?;
+    Ok(evaluator::Settings {
+        max_evaluations: config.max_evaluations,
+        paused: paused.is_some(),
+        cache_directory: config.cache_directory.clone(),
+        log_directory: config.log_directory.clone(),
+        max_log_size: config.max_log_size,
+        memory: config.evaluation_memory,
+        job_user: config.job_user.clone(),
+    })
+}
+
+fn spawn_updater(
+    config: &Config,
+    spawner: &Spawner,
+    launcher: &Launcher,
+) -> Result<updater::Handle, Error> {
+    let places = Places {
+        mirrors: config.cache_directory.join("git"),
+        checkouts: config.cache_directory.join("checkouts"),
+    };
+    for directory in [&places.mirrors, &places.checkouts] {
+        file::create_directory(directory)
+            .map_err(|error| Error::Directory(directory.clone(), error))?;
+    }
+    let (launcher, max, silence) = (launcher.clone(), config.max_fetches, config.fetch_timeout);
+    updater::spawn(spawner, launcher, places, max, silence)
+        .map_err(|error| Error::Thread("updater", error))
+}
+
+fn janitor_settings(config: &Config) -> janitor::Settings {
+    janitor::Settings {
+        log_directory: config.log_directory.clone(),
+        cache_directory: config.cache_directory.clone(),
+        products: config.state_directory.join("products"),
+        ttl: config.ttl,
+        log_expiry: config.log_expiry,
+        build_expiry: config.build_expiry,
+        history_expiry: config.history_expiry,
+    }
+}
+
+fn facts(config: &Config, warnings: Vec<String>) -> bridge::Facts {
+    bridge::Facts {
+        started: clock::wall(),
+        since: clock::now(),
+        state_directory: config.state_directory.clone(),
+        log_directory: config.log_directory.clone(),
+        max_builds: config.max_builds,
+        max_evaluations: config.max_evaluations,
+        warnings,
+    }
+}
+
+/// What an operator should know about how the daemon was set up.
+fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if config.job_user.is_none() {
+        warnings.push(
+            "evaluators and builds run as the daemon's own user, so pushed code can do whatever the daemon can; \
+             --job-user=USER runs them as another"
+                .to_owned(),
+        );
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_two_files_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, jobsets: &[&str]| {
+            let path = directory.path().join(name);
+            let text: Vec<_> =
+                jobsets.iter().map(|j| format!(r#"{{"name":"{j}","command":["true"]}}"#)).collect();
+            std::fs::write(&path, format!("[{}]", text.join(","))).unwrap();
+            path
+        };
+        let (one, two) = (file("1.json", &["a", "b"]), file("2.json", &["c", "b"]));
+        assert_eq!(read_specifications(std::slice::from_ref(&one)).unwrap().len(), 2);
+        let refused = read_specifications(&[one.clone(), two]);
+        assert!(matches!(refused, Err(Error::Repeated(name)) if name == "b"));
+        let missing = read_specifications(&[one, directory.path().join("none.json")]);
+        assert!(matches!(missing, Err(Error::Specification(_))));
+    }
+}

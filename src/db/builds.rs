@@ -1,0 +1,45 @@
+//! Builds, jobs and dependencies: every change of a build's status happens here.
+//!
+//! Invariant: a change of status, the counters of every evaluation it shows in, the effects on dependents,
+//! weather, notifications and the event are one transaction.
+
+mod cancel;
+mod change;
+mod list;
+mod queue;
+mod register;
+mod restart;
+mod run;
+#[cfg(test)]
+mod tests;
+mod weather;
+
+pub(crate) use cancel::{cancel, cancel_evaluation, cancel_jobset, expire, supersede};
+#[cfg(test)]
+pub(crate) use list::products;
+pub(crate) use list::{Filter, get, list, settled};
+pub(crate) use queue::{entries, pending_counts, running, scheduled};
+pub(crate) use register::register;
+pub(crate) use restart::{prioritize, restart, restart_evaluation};
+pub(crate) use run::{end, recover, start};
+
+pub(super) use change::{adopt, slot};
+#[cfg(test)]
+pub(super) use list::query;
+
+use crate::model::build::BuildId;
+
+/// What a transaction did to builds, for the ready queue to follow.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// Scheduled now (new, restarted, revived, or with another priority): (re)load their entries.
+    pub(crate) scheduled: Vec<BuildId>,
+    /// Were pending and are no more: forget them, and stop those that run.
+    pub(crate) ended: Vec<BuildId>,
+}
+
+impl Changes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.scheduled.is_empty() && self.ended.is_empty()
+    }
+}

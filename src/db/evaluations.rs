@@ -1,0 +1,252 @@
+//! Evaluations and their checkouts.
+//!
+//! Invariant: a started evaluation ends once; the counters are the business of `builds`.
+
+use std::path::PathBuf;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::builds::{self, Changes};
+use super::{Error, Tx, convert};
+use crate::model::evaluation::{Checkout, Counts, Ending, Evaluation, EvaluationId};
+use crate::model::event::What;
+use crate::model::spec::JobsetName;
+use crate::model::status::EvaluationStatus;
+use crate::model::time::Time;
+
+/// Records an evaluation as started with the checkouts it is made from. `NotFound` if the jobset is gone.
+pub(crate) fn start(
+    tx: &mut Tx<'_>,
+    jobset: &JobsetName,
+    fingerprint: &str,
+    decided: Time,
+    checkouts: &[Checkout],
+) -> Result<EvaluationId, Error> {
+    let inserted = tx
+        .conn
+        .prepare_cached(
+            "INSERT INTO evaluations (jobset, status, fingerprint, timestamp, checkouttime)
+             SELECT name, -1, ?2, ?3, ?4 FROM jobsets WHERE name = ?1",
+        )?
+        .execute(params![jobset, fingerprint, decided, tx.now])?;
+    if inserted == 0 {
+        return Err(Error::NotFound(format!("jobset {jobset}")));
+    }
+    let id = EvaluationId(tx.conn.last_insert_rowid());
+    for (position, checkout) in checkouts.iter().enumerate() {
+        tx.conn
+            .prepare_cached(
+                "INSERT INTO checkouts (evaluation, position, channel, url, \"commit\", tree, directory)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![
+                id,
+                convert::limit(position),
+                checkout.channel,
+                checkout.url,
+                checkout.commit,
+                checkout.tree,
+                checkout.directory.to_string_lossy(),
+            ])?;
+    }
+    let status = EvaluationStatus::Started.word();
+    tx.emit(What::EvaluationStarted, Some(jobset), Some(id), None, Some(status))?;
+    Ok(id)
+}
+
+/// Records how a started evaluation ended; of one already ended nothing changes. `Canceled` also cancels
+/// its builds, as `builds::cancel_evaluation` does. A jobset that supersedes: so do older evaluations' builds.
+pub(crate) fn end(
+    tx: &mut Tx<'_>,
+    id: EvaluationId,
+    ending: &Ending,
+    supersede: bool,
+) -> Result<Changes, Error> {
+    let (status, error, interrupted) = match ending {
+        Ending::Succeeded => (EvaluationStatus::Succeeded, None, false),
+        Ending::Failed(why) => (EvaluationStatus::Failed, Some(why.as_str()), false),
+        Ending::Canceled => (EvaluationStatus::Aborted, Some("canceled"), false),
+        Ending::Interrupted => (EvaluationStatus::Aborted, Some("interrupted"), true),
+    };
+    let jobset: Option<JobsetName> = tx
+        .conn
+        .prepare_cached(
+            "UPDATE evaluations SET status = ?2, error = ?3, interrupted = ?4, evaltime = ?5
+             WHERE id = ?1 AND status = -1 RETURNING jobset",
+        )?
+        .query_row(params![id, status, error, interrupted, tx.now], |row| row.get(0))
+        .optional()?;
+    let Some(jobset) = jobset else { return Ok(Changes::default()) };
+    tx.emit(What::EvaluationEnded, Some(&jobset), Some(id), None, Some(status.word()))?;
+    match ending {
+        Ending::Succeeded | Ending::Failed(_) => {
+            tx.conn
+                .prepare_cached("UPDATE jobsets SET error = ?2 WHERE name = ?1")?
+                .execute(params![jobset, error])?;
+        }
+        Ending::Canceled => return builds::cancel_evaluation(tx, id),
+        Ending::Interrupted => {}
+    }
+    match ending {
+        Ending::Succeeded if supersede => builds::supersede(tx, &jobset, id),
+        Ending::Succeeded | Ending::Failed(_) | Ending::Canceled | Ending::Interrupted => {
+            Ok(Changes::default())
+        }
+    }
+}
+
+/// At start-up: evaluations left started become aborted (interrupted). Returns their ids.
+pub(crate) fn recover(tx: &mut Tx<'_>) -> Result<Vec<EvaluationId>, Error> {
+    let ids: Vec<EvaluationId> = tx
+        .conn
+        .prepare_cached("SELECT id FROM evaluations WHERE status = -1 ORDER BY id")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for &id in &ids {
+        end(tx, id, &Ending::Interrupted, false)?;
+    }
+    Ok(ids)
+}
+
+/// What a monitor compares with: the fingerprint of the jobset's last evaluation, and whether it was interrupted.
+pub(crate) fn last_fingerprint(
+    conn: &Connection,
+    jobset: &JobsetName,
+) -> Result<Option<(String, bool)>, Error> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT fingerprint, interrupted FROM evaluations WHERE jobset = ?1 ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row([jobset], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?)
+}
+
+pub(crate) fn get(conn: &Connection, id: EvaluationId) -> Result<Option<Evaluation>, Error> {
+    let found = conn
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM evaluations WHERE id = ?1"))?
+        .query_row([id], read)
+        .optional()?;
+    found.map(|evaluation| with_checkouts(conn, evaluation)).transpose()
+}
+
+/// Newest first.
+pub(crate) fn list(
+    conn: &Connection,
+    jobset: Option<&JobsetName>,
+    limit: usize,
+) -> Result<Vec<Evaluation>, Error> {
+    let limit = convert::limit(limit);
+    let evaluations: Vec<Evaluation> = match jobset {
+        Some(jobset) => conn
+            .prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM evaluations WHERE jobset = ?1 ORDER BY id DESC LIMIT ?2"
+            ))?
+            .query_map(params![jobset, limit], read)?
+            .collect::<Result<_, _>>()?,
+        None => conn
+            .prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM evaluations ORDER BY id DESC LIMIT ?1"
+            ))?
+            .query_map([limit], read)?
+            .collect::<Result<_, _>>()?,
+    };
+    evaluations.into_iter().map(|evaluation| with_checkouts(conn, evaluation)).collect()
+}
+
+/// The columns that `read` takes.
+const COLUMNS: &str = "id, jobset, status, timestamp, checkouttime, evaltime, error, total, succeeded, failed, \
+     pending, aborted, canceled";
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Evaluation> {
+    Ok(Evaluation {
+        id: row.get(0)?,
+        jobset: row.get(1)?,
+        status: row.get(2)?,
+        timestamp: row.get(3)?,
+        checkouttime: row.get(4)?,
+        evaltime: row.get(5)?,
+        checkouts: Vec::new(),
+        error: row.get(6)?,
+        jobs: Counts {
+            total: row.get(7)?,
+            succeeded: row.get(8)?,
+            failed: row.get(9)?,
+            pending: row.get(10)?,
+            aborted: row.get(11)?,
+            canceled: row.get(12)?,
+        },
+    })
+}
+
+fn with_checkouts(conn: &Connection, evaluation: Evaluation) -> Result<Evaluation, Error> {
+    Ok(Evaluation { checkouts: checkouts(conn, evaluation.id)?, ..evaluation })
+}
+
+/// In the order of the specification's channels.
+pub(super) fn checkouts(conn: &Connection, id: EvaluationId) -> Result<Vec<Checkout>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT channel, url, \"commit\", tree, directory FROM checkouts WHERE evaluation = ?1 ORDER BY position",
+    )?;
+    let rows = statement.query_map([id], |row| {
+        Ok(Checkout {
+            channel: row.get(0)?,
+            url: row.get(1)?,
+            commit: row.get(2)?,
+            tree: row.get(3)?,
+            directory: PathBuf::from(row.get::<_, String>(4)?),
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The jobset of an evaluation. `NotFound` if there is no such evaluation.
+pub(super) fn jobset(conn: &Connection, id: EvaluationId) -> Result<JobsetName, Error> {
+    conn.prepare_cached("SELECT jobset FROM evaluations WHERE id = ?1")?
+        .query_row([id], |row| row.get(0))
+        .optional()?
+        .ok_or_else(|| Error::NotFound(format!("evaluation {id}")))
+}
+
+/// Removes evaluations with their jobs and checkouts. Their builds are handed to other evaluations with a job
+/// for them; those without are left to `maintenance::remove_orphans`.
+pub(super) fn remove(tx: &mut Tx<'_>, ids: &[EvaluationId]) -> Result<(), Error> {
+    for id in ids {
+        tx.conn
+            .prepare_cached(
+                "INSERT INTO orphans (build) SELECT DISTINCT build FROM jobs WHERE evaluation = ?1
+                 ON CONFLICT DO NOTHING",
+            )?
+            .execute([id])?;
+        let introduced: Vec<_> = tx
+            .conn
+            .prepare_cached("SELECT id FROM builds WHERE evaluation = ?1")?
+            .query_map([id], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        tx.conn.prepare_cached("DELETE FROM evaluations WHERE id = ?1")?.execute([id])?;
+        for build in introduced {
+            if !builds::adopt(tx.conn, build)? {
+                tx.conn
+                    .prepare_cached(
+                        "INSERT INTO orphans (build) VALUES (?1) ON CONFLICT DO NOTHING",
+                    )?
+                    .execute([build])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Directories of checkouts in use: of started evaluations, of builds that are pending, and of each active
+/// jobset's newest evaluation.
+pub(crate) fn checkouts_in_use(conn: &Connection) -> Result<Vec<PathBuf>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT DISTINCT directory FROM checkouts WHERE evaluation IN (
+             SELECT id FROM evaluations WHERE status = -1
+             UNION
+             SELECT evaluation FROM builds INDEXED BY builds_pending WHERE status < 0
+             UNION
+             SELECT (SELECT max(e.id) FROM evaluations e WHERE e.jobset = j.name) FROM jobsets j WHERE j.active)",
+    )?;
+    let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+    Ok(rows.map(|path| path.map(PathBuf::from)).collect::<Result<_, _>>()?)
+}

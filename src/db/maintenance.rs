@@ -1,0 +1,364 @@
+//! What the janitor and `backup`, `check-database` do.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, params};
+
+use super::{Error, Tx, builds, convert, evaluations, metrics};
+use crate::model::build::BuildId;
+use crate::model::evaluation::{Counts, EvaluationId};
+use crate::model::status::BuildStatus;
+
+/// Complaints that `check` collects at most: one is enough to act upon.
+const COMPLAINTS: usize = 100;
+
+/// `PRAGMA integrity_check` and `foreign_key_check`: what is wrong, nothing if sound.
+pub(crate) fn check(conn: &Connection) -> Result<Vec<String>, Error> {
+    let mut wrong: Vec<String> = conn
+        .prepare(&format!("PRAGMA integrity_check({COMPLAINTS})"))?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    wrong.retain(|line| line != "ok");
+    let mut statement = conn.prepare("PRAGMA foreign_key_check")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if wrong.len() >= COMPLAINTS {
+            break;
+        }
+        let (table, parent): (String, String) = (row.get(0)?, row.get(2)?);
+        wrong.push(format!("a row of {table} refers to one of {parent} that is not there"));
+    }
+    Ok(wrong)
+}
+
+/// An online backup into a new file `target`, which must not exist; written aside and renamed when whole.
+pub(crate) fn backup(conn: &Connection, target: &Path) -> Result<(), Error> {
+    if fs::symlink_metadata(target).is_ok() {
+        return Err(Error::Conflict(format!("{} exists already", target.display())));
+    }
+    let mut aside = target.as_os_str().to_owned();
+    aside.push(".part");
+    let aside = PathBuf::from(aside);
+    let done = copy(conn, &aside).and_then(|()| publish(&aside, target));
+    // Not there any more if all went well.
+    drop(fs::remove_file(&aside));
+    done
+}
+
+/// Copies the whole database as it is now: one step, so that a busy writer cannot make it begin again.
+fn copy(conn: &Connection, aside: &Path) -> Result<(), Error> {
+    let failed = |error| Error::Io(aside.to_owned(), error);
+    // What a backup that was killed left behind is of no use.
+    match fs::remove_file(aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let mut options = OpenOptions::new();
+    let file: File =
+        options.write(true).create_new(true).mode(0o640).open(aside).map_err(failed)?;
+    let mut copy = Connection::open(aside)?;
+    // No journal: the file is thrown away if this fails, and synchronised as a whole.
+    copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
+    let step = Backup::new(conn, &mut copy)?.step(-1)?;
+    drop(copy);
+    if step != StepResult::Done {
+        return Err(Error::Unavailable("the database is locked".to_owned()));
+    }
+    file.sync_all().map_err(failed)
+}
+
+/// Gives the finished file its name, never replacing one that appeared meanwhile.
+fn publish(aside: &Path, target: &Path) -> Result<(), Error> {
+    match fs::hard_link(aside, target) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(Error::Conflict(format!("{} exists already", target.display())))
+        }
+        // Not every file system has hard links.
+        Err(_) => fs::rename(aside, target).map_err(|error| Error::Io(target.to_owned(), error)),
+    }
+}
+
+/// Recounts the counters of evaluations `from..` (at most `limit`) and repairs those that differ; returns the
+/// repaired ones and where to go on, `None` at the end.
+pub(crate) fn recount(
+    tx: &mut Tx<'_>,
+    from: EvaluationId,
+    limit: usize,
+) -> Result<(Vec<EvaluationId>, Option<EvaluationId>), Error> {
+    let ids: Vec<EvaluationId> = tx
+        .conn
+        .prepare_cached("SELECT id FROM evaluations WHERE id >= ?1 ORDER BY id LIMIT ?2")?
+        .query_map(params![from, convert::limit(limit)], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut repaired = Vec::new();
+    for &id in &ids {
+        let counts = count(tx.conn, id)?;
+        let changed = tx
+            .conn
+            .prepare_cached(
+                "UPDATE evaluations
+                 SET total = ?2, succeeded = ?3, failed = ?4, pending = ?5, aborted = ?6, canceled = ?7
+                 WHERE id = ?1 AND (total, succeeded, failed, pending, aborted, canceled)
+                     <> (?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![
+                id,
+                counts.total,
+                counts.succeeded,
+                counts.failed,
+                counts.pending,
+                counts.aborted,
+                counts.canceled
+            ])?;
+        if changed == 1 {
+            repaired.push(id);
+        }
+    }
+    let next = ids.last().filter(|_| ids.len() == limit).map(|last| EvaluationId(last.0 + 1));
+    Ok((repaired, next))
+}
+
+fn count(conn: &Connection, id: EvaluationId) -> Result<Counts, Error> {
+    let mut counts = Counts::default();
+    let mut statement = conn.prepare_cached(
+        "SELECT b.status, count(*) FROM jobs j CROSS JOIN builds b ON b.id = j.build
+         WHERE j.evaluation = ?1 GROUP BY b.status",
+    )?;
+    let mut rows = statement.query([id])?;
+    while let Some(row) = rows.next()? {
+        let (status, jobs): (BuildStatus, i64) = (row.get(0)?, row.get(1)?);
+        counts.total += jobs;
+        *builds::slot(&mut counts, status) += jobs;
+    }
+    Ok(counts)
+}
+
+/// Removes ended evaluations older than `age` (never an active jobset's newest), at most `limit`.
+pub(crate) fn expire_history(
+    tx: &mut Tx<'_>,
+    age: Duration,
+    limit: usize,
+) -> Result<Vec<EvaluationId>, Error> {
+    let ids: Vec<EvaluationId> = tx
+        .conn
+        .prepare_cached(
+            "SELECT e.id FROM evaluations e WHERE e.timestamp < ?1 AND e.status >= 0 AND e.pending = 0
+                 AND NOT EXISTS (SELECT 1 FROM jobsets j WHERE j.name = e.jobset AND j.active
+                     AND e.id = (SELECT max(n.id) FROM evaluations n WHERE n.jobset = j.name))
+             ORDER BY e.timestamp, e.id LIMIT ?2",
+        )?
+        .query_map(params![tx.now.before(age), convert::limit(limit)], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    evaluations::remove(tx, &ids)?;
+    Ok(ids)
+}
+
+/// Removes ended builds that no job points to, at most `limit`; returns them so that their files can go.
+/// One that another build still needs stays until that one goes.
+pub(crate) fn remove_orphans(tx: &mut Tx<'_>, limit: usize) -> Result<Vec<BuildId>, Error> {
+    tx.conn
+        .prepare_cached(
+            "DELETE FROM orphans WHERE EXISTS (SELECT 1 FROM jobs j WHERE j.build = orphans.build)",
+        )?
+        .execute([])?;
+    let ids: Vec<BuildId> = tx
+        .conn
+        .prepare_cached(
+            "SELECT o.build FROM orphans o CROSS JOIN builds b ON b.id = o.build
+             WHERE b.status >= 0 AND NOT EXISTS (SELECT 1 FROM dependencies d WHERE d.target = o.build)
+             ORDER BY o.build DESC LIMIT ?1",
+        )?
+        .query_map([convert::limit(limit)], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for id in &ids {
+        tx.conn.prepare_cached("DELETE FROM builds WHERE id = ?1")?.execute([id])?;
+    }
+    Ok(ids)
+}
+
+/// Computes the metrics (types 0–12 of the reference, in UTC days).
+pub(crate) fn compute_metrics(tx: &mut Tx<'_>) -> Result<(), Error> {
+    metrics::compute(tx)
+}
+
+/// Builds whose products are older than `age` and not wanted by an active jobset's last succeeded
+/// evaluation, nor by a build that waits; their product rows are removed.
+pub(crate) fn expire_products(
+    tx: &mut Tx<'_>,
+    age: Duration,
+    limit: usize,
+) -> Result<Vec<BuildId>, Error> {
+    let ids: Vec<BuildId> = tx
+        .conn
+        .prepare_cached(
+            "WITH last (evaluation) AS MATERIALIZED (
+                 SELECT (SELECT max(e.id) FROM evaluations e WHERE e.jobset = j.name AND e.status = 0)
+                 FROM jobsets j WHERE j.active)
+             SELECT b.id FROM builds b
+             WHERE b.kind = 0 AND b.status = 0 AND b.expired = 0 AND b.stoptime < ?1
+               AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.build = b.id
+                               AND j.evaluation IN (SELECT evaluation FROM last WHERE evaluation IS NOT NULL))
+               AND NOT EXISTS (SELECT 1 FROM dependencies d CROSS JOIN builds s ON s.id = d.source
+                               WHERE d.target = b.id AND s.status < 0)
+             ORDER BY b.stoptime LIMIT ?2",
+        )?
+        .query_map(params![tx.now.before(age), convert::limit(limit)], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for id in &ids {
+        tx.conn.prepare_cached("UPDATE builds SET expired = 1 WHERE id = ?1")?.execute([id])?;
+        tx.conn.prepare_cached("DELETE FROM products WHERE build = ?1")?.execute([id])?;
+        tx.conn.prepare_cached("DELETE FROM outputs WHERE build = ?1")?.execute([id])?;
+    }
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::testing::{Books, failure, job, success};
+    use crate::db::{events, jobsets, migrate};
+    use crate::model::build::{Outcome, Product};
+    use crate::model::time::Time;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn later(books: &mut Books, days: u32) {
+        books.now = books.now.after(DAY * days);
+    }
+
+    #[test]
+    fn counters_that_differ_are_repaired() {
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        let ids: Vec<_> =
+            (0..3).map(|n| books.evaluated(&name, &[job(&format!("x{n}"), &[])])).collect();
+        let good = books.counts(ids[1]);
+        books.conn.execute("UPDATE evaluations SET failed = 7 WHERE id = ?1", [ids[1]]).unwrap();
+        let first = books.write(|tx| recount(tx, EvaluationId(0), 2)).unwrap();
+        assert_eq!(first, (vec![ids[1]], Some(ids[2])));
+        let rest = books.write(|tx| recount(tx, ids[2], 2)).unwrap();
+        assert_eq!((rest, books.counts(ids[1])), ((vec![], None), good));
+    }
+
+    #[test]
+    fn history_goes_but_not_the_newest_of_an_active_jobset() {
+        let mut books = Books::new();
+        let (a, b) = (books.jobset("a"), books.jobset("b"));
+        let first = books.evaluated(&a, &[job("x", &[]), job("y", &["x"])]);
+        let second = books.evaluated(&a, &[job("x", &[])]);
+        let other = books.evaluated(&b, &[job("z", &[])]);
+        for derivation in ["x", "y", "z"] {
+            books.run(derivation, &success());
+        }
+        books.write(|tx| jobsets::set_active(tx, &b, false)).unwrap();
+        later(&mut books, 10);
+        assert!(books.write(|tx| expire_history(tx, DAY * 11, 9)).unwrap().is_empty());
+        let gone = books.write(|tx| expire_history(tx, DAY * 9, 9)).unwrap();
+        assert_eq!(gone, [first, other]);
+        // The build that the newer evaluation wants was handed over; the others can go.
+        assert_eq!(books.build("x").evaluation, second);
+        let orphans = [books.id("z"), books.id("y")];
+        assert_eq!(books.write(|tx| remove_orphans(tx, 9)).unwrap(), orphans);
+        assert_eq!(books.status("x"), BuildStatus::Succeeded);
+        assert!(books.write(|tx| remove_orphans(tx, 9)).unwrap().is_empty());
+        assert!(check(&books.conn).unwrap().is_empty());
+    }
+
+    #[test]
+    fn evaluations_with_pending_builds_are_kept() {
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        books.evaluated(&name, &[job("x", &[])]);
+        books.evaluated(&name, &[]);
+        later(&mut books, 10);
+        assert!(books.write(|tx| expire_history(tx, DAY, 9)).unwrap().is_empty());
+        books.run("x", &failure());
+        assert_eq!(books.write(|tx| expire_history(tx, DAY, 9)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn products_expire_unless_somebody_wants_them() {
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        books.evaluated(&name, &[job("old", &[]), job("kept", &[])]);
+        let done = Outcome::Succeeded {
+            outputs: [("out".to_owned(), "/products/1/out".to_owned())].into(),
+            products: vec![Product {
+                kind: "file".into(),
+                path: "/p".into(),
+                size: 3,
+                sha256: None,
+            }],
+        };
+        books.run("old", &done);
+        books.run("kept", &done);
+        later(&mut books, 10);
+        books.evaluated(&name, &[job("kept", &[])]);
+        assert!(books.write(|tx| expire_products(tx, DAY * 11, 9)).unwrap().is_empty());
+        let old = books.id("old");
+        assert_eq!(books.write(|tx| expire_products(tx, DAY, 9)).unwrap(), [old]);
+        assert!(books.write(|tx| expire_products(tx, DAY, 9)).unwrap().is_empty());
+        assert!(builds::products(&books.conn, old).unwrap().is_empty());
+        assert!(books.build("old").outputs.is_empty());
+        // A new build that needs what is gone has it built again.
+        let evaluation = books.evaluation(&name);
+        books.register(evaluation, &[job("new", &["old"])]);
+        assert_eq!(books.status("old"), BuildStatus::Scheduled);
+    }
+
+    #[test]
+    fn a_backup_is_whole_private_and_replaces_nothing() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("copy.db");
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        books.evaluated(&name, &[job("x", &[])]);
+        backup(&books.conn, &target).unwrap();
+        assert!(matches!(backup(&books.conn, &target), Err(Error::Conflict(_))));
+        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        let copy = migrate::open(&target).unwrap();
+        assert_eq!(jobsets::get(&copy, &name).unwrap(), jobsets::get(&books.conn, &name).unwrap());
+        assert!(check(&copy).unwrap().is_empty());
+        let nowhere = directory.path().join("no/copy.db");
+        assert!(matches!(backup(&books.conn, &nowhere), Err(Error::Io(..))));
+    }
+
+    #[test]
+    fn the_check_finds_a_row_without_its_parent() {
+        let books = Books::new();
+        books.conn.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+        books.conn.execute("INSERT INTO outputs VALUES (99, 'out', '/x')", []).unwrap();
+        assert_eq!(check(&books.conn).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn events_are_kept_for_replay_and_no_longer() {
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        for n in 0..6000 {
+            books.write(|tx| jobsets::set_active(tx, &name, n % 2 == 1)).unwrap();
+        }
+        assert_eq!(events::last(&books.conn).unwrap(), 6001);
+        let all = events::after(&books.conn, 0, None, 10_000).unwrap().unwrap();
+        assert_eq!(all, books.events);
+        for n in 0..6000 {
+            books.write(|tx| jobsets::set_active(tx, &name, n % 2 == 1)).unwrap();
+        }
+        let replay = |after| events::after(&books.conn, after, Some(&name), 20_000).unwrap();
+        assert_eq!(replay(12_001 - events::REPLAYED).unwrap().len(), 10_000);
+        assert_eq!(replay(0), None);
+        assert_eq!(replay(12_001), Some(vec![]));
+        let kept: i64 =
+            books.conn.query_row("SELECT count(*) FROM events", [], |r| r.get(0)).unwrap();
+        assert!((10_000..12_000).contains(&kept), "{kept}");
+        assert_eq!(books.events.last().map(|e| e.time), Some(Time(1_000_000)));
+    }
+}

@@ -1,0 +1,203 @@
+//! Opens the file and brings its schema up to date: numbered migrations, each applied once, recorded in
+//! `user_version`.
+//!
+//! Invariant: a file is either wholly at one version or untouched; one of a newer program is not written to.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, FileControl, MAIN_DB, OpenFlags};
+
+use super::Error;
+
+/// All migrations, oldest first: entry N leads from version N to N + 1. Append only.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/001-initial.sql")];
+
+/// How long SQLite itself waits for a lock before a request counts as failed. Short, because the writer
+/// retries on its own terms, and must look at its inbox meanwhile.
+const BUSY: Duration = Duration::from_millis(250);
+
+/// The same while opening, where nothing else is to be done: longer than another process needs to migrate.
+const BUSY_OPENING: Duration = Duration::from_secs(10);
+
+/// Prepared statements kept per connection: more than there are different ones in this layer.
+const STATEMENTS: usize = 256;
+
+/// The group may read the file; everyone else may not, as it holds secrets of specifications.
+const MODE: u32 = 0o640;
+
+/// Opens or creates the file for the writer and migrates it.
+pub(crate) fn open(path: &Path) -> Result<Connection, Error> {
+    let open = || {
+        create(path).map_err(|error| Error::Io(path.to_owned(), error))?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut conn = Connection::open_with_flags(path, flags)?;
+        conn.busy_timeout(BUSY_OPENING)?;
+        refuse_newer(version(&conn)?, MIGRATIONS)?;
+        let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+        if mode != "wal" {
+            return Err(Error::Corrupt("the file cannot be put into WAL mode"));
+        }
+        // Readers may then open the file while no writer has it open.
+        let mut persist = 1;
+        conn.file_control(Some(MAIN_DB), FileControl::PersistWal(&mut persist))?;
+        prepare(&conn)?;
+        migrate(&mut conn, MIGRATIONS)?;
+        conn.busy_timeout(BUSY)?;
+        Ok(conn)
+    };
+    open().map_err(|error| Error::Open(path.to_owned(), Box::new(error)))
+}
+
+/// Opens the file for reading alone.
+pub(crate) fn open_reader(path: &Path) -> Result<Connection, Error> {
+    let open = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(path, flags)?;
+        conn.busy_timeout(BUSY)?;
+        conn.set_prepared_statement_cache_capacity(STATEMENTS);
+        let found = version(&conn)?;
+        refuse_newer(found, MIGRATIONS)?;
+        if found != known(MIGRATIONS) {
+            return Err(Error::Corrupt("the schema is of an older version; start the daemon once"));
+        }
+        Ok(conn)
+    };
+    open().map_err(|error| Error::Open(path.to_owned(), Box::new(error)))
+}
+
+/// A database in memory with the current schema.
+#[cfg(test)]
+pub(crate) fn memory() -> Connection {
+    let mut conn = Connection::open_in_memory().unwrap();
+    prepare(&conn).unwrap();
+    migrate(&mut conn, MIGRATIONS).unwrap();
+    conn
+}
+
+/// Creates the file if it is missing, and sets the mode, which its -wal and -shm inherit.
+fn create(path: &Path) -> io::Result<()> {
+    let found = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path);
+    match found {
+        // Once more, because the umask may have taken bits away.
+        Ok(file) => file.set_permissions(Permissions::from_mode(MODE)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if fs::metadata(path)?.permissions().mode() & 0o777 == MODE {
+                return Ok(());
+            }
+            fs::set_permissions(path, Permissions::from_mode(MODE))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn prepare(conn: &Connection) -> Result<(), Error> {
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    conn.execute_batch(
+        // NORMAL: a commit survives the death of the process, and of the machine up to the last checkpoint.
+        // Savepoints spill into memory. 32 MiB of cache hold the indexes a large registration touches. The
+        // log is checkpointed every 4000 pages (16 MiB), as such a registration writes the same pages over
+        // and over, and shrinks back to 64 MiB after a burst.
+        "PRAGMA synchronous = NORMAL;
+         PRAGMA foreign_keys = ON;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA cache_size = -32768;
+         PRAGMA wal_autocheckpoint = 4000;
+         PRAGMA journal_size_limit = 67108864;",
+    )?;
+    Ok(())
+}
+
+fn version(conn: &Connection) -> Result<i64, Error> {
+    Ok(conn.query_row("PRAGMA user_version", [], |row| row.get(0))?)
+}
+
+fn known(migrations: &[&str]) -> i64 {
+    i64::try_from(migrations.len()).unwrap_or(i64::MAX)
+}
+
+fn refuse_newer(found: i64, migrations: &[&str]) -> Result<(), Error> {
+    let known = known(migrations);
+    if found > known { Err(Error::Newer { found, known }) } else { Ok(()) }
+}
+
+fn migrate(conn: &mut Connection, migrations: &[&str]) -> Result<(), Error> {
+    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
+    let found = version(&tx)?;
+    refuse_newer(found, migrations)?;
+    let from = usize::try_from(found).map_err(|_| Error::Corrupt("a negative schema version"))?;
+    if from < migrations.len() {
+        for migration in &migrations[from..] {
+            tx.execute_batch(migration)?;
+        }
+        tx.pragma_update(None, "user_version", known(migrations))?;
+    }
+    Ok(tx.commit()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(conn: &Connection) -> Vec<String> {
+        let mut statement = conn.prepare("SELECT sql FROM sqlite_schema ORDER BY name").unwrap();
+        let rows = statement.query_map([], |row| row.get::<_, Option<String>>(0)).unwrap();
+        rows.filter_map(|sql| sql.unwrap()).collect()
+    }
+
+    #[test]
+    fn every_older_version_is_upgraded_to_what_a_fresh_one_is() {
+        let fresh = schema(&memory());
+        for version in 0..MIGRATIONS.len() {
+            let mut conn = Connection::open_in_memory().unwrap();
+            migrate(&mut conn, &MIGRATIONS[..version]).unwrap();
+            migrate(&mut conn, MIGRATIONS).unwrap();
+            assert_eq!(schema(&conn), fresh, "from version {version}");
+        }
+    }
+
+    #[test]
+    fn a_migration_that_fails_leaves_nothing() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        let broken = ["CREATE TABLE a (x); CREATE TABLE a (x);"];
+        assert!(migrate(&mut conn, &broken).is_err());
+        assert_eq!((version(&conn).unwrap(), schema(&conn)), (0, vec![]));
+    }
+
+    #[test]
+    fn a_file_is_created_private_and_opened_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gorget.db");
+        assert!(open_reader(&path).is_err());
+        drop(open(&path).unwrap());
+        for name in ["gorget.db", "gorget.db-wal", "gorget.db-shm"] {
+            let mode = fs::metadata(directory.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, MODE, "{name}");
+        }
+        let reader = open_reader(&path).unwrap();
+        assert!(reader.execute("DELETE FROM settings", []).is_err());
+        open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_newer_database_is_refused_and_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gorget.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.pragma_update(None, "user_version", 999).unwrap();
+        drop(conn);
+        let before = fs::read(&path).unwrap();
+        let newer = |result: Result<Connection, Error>| {
+            matches!(result, Err(Error::Open(_, inner))
+                if matches!(*inner, Error::Newer { found: 999, .. }))
+        };
+        assert!(newer(open(&path)));
+        assert!(newer(open_reader(&path)));
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+}

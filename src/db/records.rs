@@ -1,0 +1,199 @@
+//! Small tables: settings, audit log, dashboards, tokens, workers.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Error, Tx};
+use crate::model::spec::JobsetName;
+use crate::model::time::Time;
+
+/// Lines of the audit log that are kept: years of a busy installation, and some 20 MiB.
+const AUDIT: i64 = 100_000;
+
+/// `None` removes it.
+pub(crate) fn set(tx: &mut Tx<'_>, name: &str, value: Option<&str>) -> Result<(), Error> {
+    match value {
+        Some(value) => tx
+            .conn
+            .prepare_cached("INSERT OR REPLACE INTO settings (name, value) VALUES (?1, ?2)")?
+            .execute([name, value])?,
+        None => tx.conn.prepare_cached("DELETE FROM settings WHERE name = ?1")?.execute([name])?,
+    };
+    Ok(())
+}
+
+pub(crate) fn setting(conn: &Connection, name: &str) -> Result<Option<String>, Error> {
+    Ok(conn
+        .prepare_cached("SELECT value FROM settings WHERE name = ?1")?
+        .query_row([name], |row| row.get(0))
+        .optional()?)
+}
+
+/// Writes a line of the audit log.
+pub(crate) fn audit(tx: &mut Tx<'_>, who: &str, command: &str, outcome: &str) -> Result<(), Error> {
+    tx.conn
+        .prepare_cached("INSERT INTO audit (time, who, command, outcome) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![tx.now, who, command, outcome])?;
+    // Ids only grow, so this removes at most what one line has pushed out.
+    tx.conn
+        .prepare_cached("DELETE FROM audit WHERE id <= ?1")?
+        .execute([tx.conn.last_insert_rowid() - AUDIT])?;
+    Ok(())
+}
+
+/// Registers a dashboard under a new random id of 16 alphanumerics, given by the caller.
+pub(crate) fn add_dashboard(
+    tx: &mut Tx<'_>,
+    id: &str,
+    jobset: &JobsetName,
+    jobs: &[String],
+) -> Result<(), Error> {
+    let inserted = tx
+        .conn
+        .prepare_cached(
+            "INSERT INTO dashboards (id, jobset, jobs) SELECT ?1, name, ?3 FROM jobsets WHERE name = ?2",
+        )?
+        .execute(params![id, jobset, jobs.join(",")])?;
+    if inserted == 1 { Ok(()) } else { Err(Error::NotFound(format!("jobset {jobset}"))) }
+}
+
+/// A token as it is listed; the secret itself is never kept.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) name: String,
+    pub(crate) role: String,
+    pub(crate) jobset: Option<JobsetName>,
+    pub(crate) created: Time,
+    pub(crate) expires: Option<Time>,
+    pub(crate) last_used: Option<Time>,
+}
+
+/// `Conflict` if the name is taken. `hash` is the SHA-256 of the secret, hexadecimal.
+pub(crate) fn add_token(
+    tx: &mut Tx<'_>,
+    name: &str,
+    hash: &str,
+    role: &str,
+    jobset: Option<&JobsetName>,
+    expires: Option<Time>,
+) -> Result<(), Error> {
+    let inserted = tx
+        .conn
+        .prepare_cached(
+            "INSERT INTO tokens (name, hash, role, jobset, created, expires) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![name, hash, role, jobset, tx.now, expires])?;
+    if inserted == 1 {
+        Ok(())
+    } else {
+        Err(Error::Conflict(format!("there is a token {name} already")))
+    }
+}
+
+/// `NotFound` if there is none.
+pub(crate) fn revoke_token(tx: &mut Tx<'_>, name: &str) -> Result<(), Error> {
+    let removed = tx.conn.prepare_cached("DELETE FROM tokens WHERE name = ?1")?.execute([name])?;
+    if removed == 1 { Ok(()) } else { Err(Error::NotFound(format!("token {name}"))) }
+}
+
+/// In the order of names.
+pub(crate) fn tokens(conn: &Connection) -> Result<Vec<Token>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT name, role, jobset, created, expires, last_used FROM tokens ORDER BY name",
+    )?;
+    let rows = statement.query_map([], |row| {
+        Ok(Token {
+            name: row.get(0)?,
+            role: row.get(1)?,
+            jobset: row.get(2)?,
+            created: row.get(3)?,
+            expires: row.get(4)?,
+            last_used: row.get(5)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// A remote worker.
+pub(crate) struct Worker {
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) machine: String,
+    pub(crate) systems: Vec<String>,
+    pub(crate) last_seen: Time,
+    pub(crate) paused: bool,
+}
+
+/// In the order of names.
+pub(crate) fn workers(conn: &Connection) -> Result<Vec<Worker>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT name, address, machine, systems, last_seen, paused FROM workers ORDER BY name",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let systems: String = row.get(3)?;
+        Ok(Worker {
+            name: row.get(0)?,
+            address: row.get(1)?,
+            machine: row.get(2)?,
+            systems: systems.split_whitespace().map(str::to_owned).collect(),
+            last_seen: row.get(4)?,
+            paused: row.get(5)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::testing::Books;
+
+    #[test]
+    fn settings_are_set_replaced_and_removed() {
+        let mut books = Books::new();
+        for (value, expected) in [(Some("1"), Some("1")), (Some("2"), Some("2")), (None, None)] {
+            books.write(|tx| set(tx, "paused.builds", value)).unwrap();
+            let found = setting(&books.conn, "paused.builds").unwrap();
+            assert_eq!(found.as_deref(), expected);
+        }
+    }
+
+    #[test]
+    fn tokens_have_unique_names_and_can_be_revoked() {
+        let mut books = Books::new();
+        books.write(|tx| add_token(tx, "ci", "aa", "trigger", None, Some(Time(5)))).unwrap();
+        let twice = books.write(|tx| add_token(tx, "ci", "bb", "admin", None, None));
+        assert!(matches!(twice, Err(Error::Conflict(_))));
+        let listed = tokens(&books.conn).unwrap();
+        assert_eq!((listed.len(), listed[0].role.as_str()), (1, "trigger"));
+        books.write(|tx| revoke_token(tx, "ci")).unwrap();
+        let again = books.write(|tx| revoke_token(tx, "ci"));
+        assert!(matches!(again, Err(Error::NotFound(_))));
+    }
+
+    #[test]
+    fn a_dashboard_needs_its_jobset() {
+        let mut books = Books::new();
+        let name = JobsetName::new("a").unwrap();
+        let jobs = ["x".to_owned(), "y".to_owned()];
+        let early = books.write(|tx| add_dashboard(tx, "0123456789abcdef", &name, &jobs));
+        assert!(matches!(early, Err(Error::NotFound(_))));
+        books.jobset("a");
+        books.write(|tx| add_dashboard(tx, "0123456789abcdef", &name, &jobs)).unwrap();
+    }
+
+    #[test]
+    fn the_audit_log_is_bounded() {
+        let mut books = Books::new();
+        books.write(|tx| audit(tx, "0", "first", "ok")).unwrap();
+        books
+            .conn
+            .execute("UPDATE sqlite_sequence SET seq = 200000 WHERE name = 'audit'", [])
+            .unwrap();
+        books.write(|tx| audit(tx, "0", "second", "ok")).unwrap();
+        let mut statement = books.conn.prepare("SELECT command FROM audit").unwrap();
+        let kept: Vec<String> =
+            statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        assert_eq!(kept, ["second"]);
+    }
+}

@@ -1,0 +1,88 @@
+//! Evaluators: the program to run for a jobset, and the jobs it prints.
+//!
+//! Nothing here knows the books: [`run`] hands jobs and text to a [`run::Sink`], which is the database in the
+//! daemon and the terminal for the one-off command.
+
+pub(crate) mod command;
+mod cycles;
+mod identity;
+pub(crate) mod line;
+pub(crate) mod once;
+pub(crate) mod place;
+pub(crate) mod resolve;
+pub(crate) mod run;
+
+use std::path::PathBuf;
+use std::{fmt, io};
+
+use crate::model::evaluation::{Checkout, EvaluationId};
+use crate::model::spec::{Evaluator, Specification};
+use crate::sys::process::{Child, Launcher, User};
+use place::Place;
+
+/// One evaluation to make.
+pub(crate) struct Evaluation<'a> {
+    /// `None` for a one-off that the books do not know.
+    pub(crate) id: Option<EvaluationId>,
+    pub(crate) specification: &'a Specification,
+    pub(crate) checkouts: &'a [Checkout],
+    pub(crate) user: Option<&'a User>,
+    /// Bytes of address space.
+    pub(crate) memory: Option<u64>,
+}
+
+/// Why an evaluator does not run.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// Evaluators of this kind are not part of this binary.
+    NotBuiltIn(&'static str),
+    /// A file or directory it works in could not be made.
+    Prepare(PathBuf, io::Error),
+    Start(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotBuiltIn(word) => write!(f, "the {word} evaluator is not built in yet"),
+            Self::Prepare(path, _) => write!(f, "cannot prepare {}", path.display()),
+            Self::Start(_) => f.write_str("cannot start a process"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NotBuiltIn(_) => None,
+            Self::Prepare(_, error) | Self::Start(error) => Some(error),
+        }
+    }
+}
+
+/// Starts the evaluator of a jobset in `place`.
+pub(crate) fn start(
+    launcher: &Launcher,
+    evaluation: &Evaluation<'_>,
+    place: &Place,
+) -> Result<Child, Error> {
+    let launch = match &evaluation.specification.evaluator {
+        Evaluator::Command(words) => command::launch(words, evaluation, place),
+        evaluator @ (Evaluator::Guix(_) | Evaluator::Nix(_)) => {
+            return Err(Error::NotBuiltIn(evaluator.word()));
+        }
+    };
+    launcher.start(launch, None).map_err(Error::Start)
+}
+
+/// An error with its sources, for the books and for people.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,373 @@
+//! Watches a running evaluator: lines become jobs, errors the log, its end an ending.
+//!
+//! Invariant: what is kept of its output is bounded by the longest line and by what the resolver may hold,
+//! whatever it prints; and nothing waits without the sink's and the evaluation's deadlines.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::line::{self, MAX_LINE};
+use super::resolve::{self, Resolver};
+use crate::model::evaluation::Ending;
+use crate::model::job::{NewJob, Work};
+use crate::model::spec::Evaluator;
+use crate::sys::clock;
+use crate::sys::process::{Child, Exit, How, Read};
+
+/// How long a child may take to end after SIGTERM; the whole daemon stops in three times that.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Different remarks on unknown fields that are logged: further ones tell nobody anything.
+const MAX_NOTES: usize = 64;
+
+/// Jobs wrong for their needs that the log lists; all have their message in the books.
+const MAX_LISTED: usize = 100;
+
+/// Bytes at the end of standard error that are searched for a word about memory.
+const TAIL: usize = 8 << 10;
+
+/// Characters of a bad line that the log shows.
+const EXCERPT: usize = 200;
+
+/// Where an evaluation's jobs and text go.
+pub(crate) trait Sink {
+    /// A valid line as it was printed, with all jobs that can now be registered; takes them. May wait.
+    fn jobs(&mut self, line: &[u8], jobs: &mut Vec<NewJob>) -> Result<(), Cut>;
+    /// What the evaluator wrote for people.
+    fn errors(&mut self, bytes: &[u8]);
+    /// A remark of ours for people: one line.
+    fn note(&mut self, text: &str);
+    /// When `tick` is next needed.
+    fn due(&self) -> Option<Instant>;
+    /// Called after every read.
+    fn tick(&mut self) -> Result<(), Cut>;
+    /// Why the child was canceled.
+    fn why(&mut self) -> Cut;
+}
+
+/// Why an evaluation is ended before its evaluator ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    Canceled,
+    Interrupted,
+    TimedOut,
+    /// Its jobs cannot be registered: why.
+    Failed(String),
+}
+
+/// What bounds an evaluation.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// Zero for none.
+    pub(crate) timeout: Duration,
+    pub(crate) started: Instant,
+    /// Bytes of address space that it was given.
+    pub(crate) memory: Option<u64>,
+    /// The program, for people.
+    pub(crate) program: String,
+}
+
+impl Limits {
+    pub(crate) fn new(evaluation: &super::Evaluation<'_>, started: Instant) -> Self {
+        let specification = evaluation.specification;
+        let program = match &specification.evaluator {
+            Evaluator::Command(words) => words.first().cloned().unwrap_or_default(),
+            evaluator @ (Evaluator::Guix(_) | Evaluator::Nix(_)) => evaluator.word().to_owned(),
+        };
+        let timeout = specification.evaluation_timeout;
+        Self { timeout, started, memory: evaluation.memory, program }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.timeout.is_zero() { None } else { self.started.checked_add(self.timeout) }
+    }
+}
+
+/// Reads the child to its end, or to the first reason to end it.
+pub(crate) fn run(
+    mut child: Child,
+    resolver: Resolver,
+    limits: &Limits,
+    sink: &mut impl Sink,
+) -> Ending {
+    let mut lines = Lines {
+        resolver,
+        partial: Vec::new(),
+        number: 0,
+        noted: HashSet::new(),
+        ready: Vec::new(),
+    };
+    let mut tail = Vec::new();
+    let ending = match watch(&mut child, &mut lines, &mut tail, limits, sink) {
+        Ok(exit) => ended(&exit, &mut lines, &tail, limits, sink),
+        Err(Stop::Cut(cut)) => {
+            child.stop(GRACE);
+            cut.ending(limits)
+        }
+        Err(Stop::Line(bad)) => {
+            child.stop(Duration::ZERO);
+            bad_line(&bad, sink)
+        }
+        Err(Stop::Read(error)) => {
+            child.stop(Duration::ZERO);
+            Ending::Failed(format!("cannot read from its process: {error}"))
+        }
+    };
+    if let Ending::Failed(reason) = &ending {
+        let held = lines.resolver.held();
+        if held > 0 {
+            sink.note(&format!(
+                "{held} jobs needed others that were never printed and are left out"
+            ));
+        }
+        sink.note(&format!("the evaluation failed: {reason}"));
+    }
+    ending
+}
+
+impl Cut {
+    pub(crate) fn ending(self, limits: &Limits) -> Ending {
+        match self {
+            Self::Canceled => Ending::Canceled,
+            Self::Interrupted => Ending::Interrupted,
+            Self::TimedOut => {
+                Ending::Failed(format!("timed out after {} s", limits.timeout.as_secs()))
+            }
+            Self::Failed(reason) => Ending::Failed(reason),
+        }
+    }
+}
+
+/// Why reading stopped before the child's end.
+enum Stop {
+    Cut(Cut),
+    Line(BadLine),
+    Read(std::io::Error),
+}
+
+impl From<Cut> for Stop {
+    fn from(cut: Cut) -> Self {
+        Self::Cut(cut)
+    }
+}
+
+fn watch(
+    child: &mut Child,
+    lines: &mut Lines,
+    tail: &mut Vec<u8>,
+    limits: &Limits,
+    sink: &mut impl Sink,
+) -> Result<Exit, Stop> {
+    let deadline = limits.deadline();
+    // One read of a child is at most 64 KiB.
+    let mut buffer = Vec::with_capacity(64 << 10);
+    loop {
+        buffer.clear();
+        let due = deadline.into_iter().chain(sink.due()).min();
+        match child.read(&mut buffer, due).map_err(Stop::Read)? {
+            Read::Output => lines.feed(&buffer, sink)?,
+            Read::Errors => {
+                sink.errors(&buffer);
+                tail.extend_from_slice(&buffer);
+                tail.drain(..tail.len().saturating_sub(TAIL));
+            }
+            Read::Deadline => {}
+            Read::Canceled => return Err(sink.why().into()),
+            Read::Ended(exit) => return Ok(exit),
+        }
+        if deadline.is_some_and(|deadline| deadline <= clock::now()) {
+            return Err(Cut::TimedOut.into());
+        }
+        sink.tick()?;
+    }
+}
+
+/// The ending of an evaluator that ended by itself.
+fn ended(
+    exit: &Exit,
+    lines: &mut Lines,
+    tail: &[u8],
+    limits: &Limits,
+    sink: &mut impl Sink,
+) -> Ending {
+    let complete = exit.how == How::Code(0);
+    let last = lines.last(sink).and_then(|()| if complete { lines.finish(sink) } else { Ok(()) });
+    match last {
+        Ok(()) => {}
+        Err(Stop::Cut(cut)) => return cut.ending(limits),
+        // Of an evaluator that broke, half a line is no surprise: why it broke is the reason.
+        Err(Stop::Line(bad)) if complete => return bad_line(&bad, sink),
+        Err(Stop::Line(bad)) => sink.note(&bad.to_string()),
+        Err(Stop::Read(error)) => {
+            return Ending::Failed(format!("cannot read from its process: {error}"));
+        }
+    }
+    match reason(exit, tail, limits) {
+        None => Ending::Succeeded,
+        Some(reason) => Ending::Failed(reason),
+    }
+}
+
+/// Why an exit is a failure.
+fn reason(exit: &Exit, tail: &[u8], limits: &Limits) -> Option<String> {
+    let reason = match &exit.how {
+        How::Code(0) => return None,
+        How::Code(code) => format!("exit status {code}"),
+        How::Signal(signal) => format!("signal {signal}"),
+        How::NotStarted(why) => {
+            // The keeper says what it did not find; which program it was is said once.
+            let why = why.strip_prefix(&format!("cannot run {}: ", limits.program)).unwrap_or(why);
+            return Some(format!("cannot start {}: {why}", limits.program));
+        }
+        How::Lost => return Some("the process that watches over it was killed".to_owned()),
+    };
+    // At its limit a program is refused memory; what it makes of that is its own affair.
+    let limit =
+        limits.memory.filter(|&limit| exit.max_resident >= limit / 4 * 3 || speaks_of_memory(tail));
+    match limit {
+        Some(limit) => Some(format!("out of memory (limit {limit} bytes): {reason}")),
+        None if exit.oom => Some(format!("out of memory: {reason}")),
+        None => Some(reason),
+    }
+}
+
+/// Whether the last words were about memory: as the C library, Guile, Nix, Python, C++, Rust and
+/// Debian's shell put it.
+fn speaks_of_memory(tail: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(tail).to_ascii_lowercase();
+    [
+        "cannot allocate",
+        "out of memory",
+        "memory exhausted",
+        "memoryerror",
+        "bad_alloc",
+        "memory allocation",
+        "out of space",
+    ]
+    .iter()
+    .any(|words| text.contains(words))
+}
+
+fn bad_line(bad: &BadLine, sink: &mut impl Sink) -> Ending {
+    if !bad.excerpt.is_empty() {
+        sink.note(&format!("line {} begins: {}", bad.number, bad.excerpt));
+    }
+    Ending::Failed(bad.to_string())
+}
+
+/// A line that ends the evaluation.
+struct BadLine {
+    /// From 1.
+    number: u64,
+    problem: Problem,
+    /// How it begins, for the log.
+    excerpt: String,
+}
+
+enum Problem {
+    TooLong,
+    Line(line::Error),
+    Job(resolve::Error),
+}
+
+impl fmt::Display for BadLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: ", self.number)?;
+        match &self.problem {
+            Problem::TooLong => f.write_str("is longer than 1 MiB"),
+            Problem::Line(error) => error.fmt(f),
+            Problem::Job(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Standard output, cut into lines.
+struct Lines {
+    resolver: Resolver,
+    /// The beginning of a line whose end has not been read.
+    partial: Vec<u8>,
+    /// Lines begun so far.
+    number: u64,
+    noted: HashSet<String>,
+    ready: Vec<NewJob>,
+}
+
+impl Lines {
+    fn feed(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), Stop> {
+        let mut rest = bytes;
+        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+            let (line, after) = rest.split_at(end);
+            rest = &after[1..];
+            if self.partial.is_empty() {
+                self.line(line, sink)?;
+            } else {
+                let mut whole = std::mem::take(&mut self.partial);
+                whole.extend_from_slice(line);
+                self.line(&whole, sink)?;
+            }
+        }
+        self.partial.extend_from_slice(rest);
+        // Before its end is read: a line that never ends must not be kept.
+        if self.partial.len() > MAX_LINE {
+            self.number += 1;
+            return Err(self.bad(&self.partial, Problem::TooLong));
+        }
+        Ok(())
+    }
+
+    /// What is left at the end counts as a line.
+    fn last(&mut self, sink: &mut impl Sink) -> Result<(), Stop> {
+        let partial = std::mem::take(&mut self.partial);
+        if partial.is_empty() { Ok(()) } else { self.line(&partial, sink) }
+    }
+
+    /// No more lines will come.
+    fn finish(&mut self, sink: &mut impl Sink) -> Result<(), Stop> {
+        self.resolver.finish(&mut self.ready);
+        let wrong = self.ready.iter().filter_map(|job| match &job.work {
+            Work::Error(message) => Some((job, message)),
+            Work::Process(_) | Work::Derivation => None,
+        });
+        for (job, message) in wrong.take(MAX_LISTED) {
+            sink.note(&format!("job {:?} of {} {message}", job.name, job.system));
+        }
+        if !self.ready.is_empty() {
+            sink.jobs(b"", &mut self.ready)?;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &[u8], sink: &mut impl Sink) -> Result<(), Stop> {
+        self.number += 1;
+        if line.len() > MAX_LINE {
+            return Err(self.bad(line, Problem::TooLong));
+        }
+        if line.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let mut parsed = line::parse(line).map_err(|error| self.bad(line, Problem::Line(error)))?;
+        for note in std::mem::take(&mut parsed.notes) {
+            if self.noted.len() < MAX_NOTES && !self.noted.contains(&note) {
+                sink.note(&format!("line {}: {note} (said once)", self.number));
+                self.noted.insert(note);
+            }
+        }
+        self.resolver
+            .feed(parsed, &mut self.ready)
+            .map_err(|error| self.bad(line, Problem::Job(error)))?;
+        sink.jobs(line, &mut self.ready)?;
+        self.ready.clear();
+        Ok(())
+    }
+
+    fn bad(&self, line: &[u8], problem: Problem) -> Stop {
+        let beginning = &line[..line.len().min(4 * EXCERPT)];
+        let text = String::from_utf8_lossy(beginning);
+        let excerpt = text.chars().take(EXCERPT).flat_map(char::escape_debug).collect();
+        Stop::Line(BadLine { number: self.number, problem, excerpt })
+    }
+}
+
+#[cfg(test)]
+mod tests;

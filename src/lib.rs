@@ -1,0 +1,82 @@
+//! Gorget: continuous integration for functional package managers.
+//!
+//! One program, no async runtime: every actor is a named thread that owns its state and loops over a bounded
+//! inbox; the books are an SQLite file with one writer; everything that may block or misbehave (git,
+//! evaluators, builds, `sendmail`) is a child process.
+//!
+//! # Threads of `gorget register`
+//!
+//! ```text
+//! main                 the supervisor: signals, reload, the end        daemon/{start,supervise}.rs
+//! signals              turns TERM, INT and HUP into messages           sys/signal.rs
+//! bridge               places of the Unix socket's connections         daemon/bridge.rs
+//!   bridge/accept, bridge/N, bridge/refuse
+//! registry             which jobsets there are                         daemon/registry.rs
+//!   monitor/NAME       one active jobset: period, triggers             daemon/monitor.rs
+//! updater              looks at channels, coalesced per URL            daemon/updater.rs
+//!   fetch/N            each waits for one git child                    git.rs
+//! evaluator            which evaluations run                           daemon/evaluator.rs
+//!   evaluate/N, register/N   one reads an evaluator's jobs, one waits for the books
+//! builder              the ready queue and the backends                daemon/builder.rs
+//!   builder/books, build/N   writes for it; each waits for one build
+//! notifier             messages to people, with retries                daemon/notifier.rs
+//!   courier/N          each waits for somebody's server; not waited for at the end
+//! janitor              sweeps, expires, counts                         daemon/janitor.rs
+//! database             the only writer                                 db/writer.rs
+//! one-shot             drives the others once, with `--one-shot`       daemon/one_shot.rs
+//! ```
+//!
+//! Requests go down this list on bounded inboxes; results come up on lanes with room for every outstanding
+//! request, which a loop serves first. An actor waits for an answer only from one below it, so that no circle
+//! of waiting can arise; the bridge's connections, which are no actors, may ask anyone, for a bounded time.
+//!
+//! An actor's decisions are a *core*: a state machine that takes the time and a message and returns effects.
+//! The thread around it receives, calls and performs. Cores are tested by adding up hours, without threads.
+//!
+//! # Layers
+//!
+//! A module imports from lower rows only; `tests/tidy.rs` sees to it.
+//!
+//! | layer | holds |
+//! | --- | --- |
+//! | `cli` | argv to typed commands; the only place that prints |
+//! | `daemon` | the actors; only `daemon/start.rs` and the registry spawn them |
+//! | `control`, `db`, `git`, `logs`, `spec`, `evaluate` | one subject each; they do not know who calls them |
+//! | `actor` | stop, ask, spawn, pools; nothing of the domain |
+//! | `proto` | lines, S-expressions, the bridge's language; no sockets |
+//! | `sys` | clock, children, signals, sockets, files: the only place with `unsafe`, but for one call in `git` |
+//! | `model` | plain data; no I/O, no serialization |
+//!
+//! # Invariants
+//!
+//! - The books are the truth. Every change of a build's status, with its counters, dependents, weather, messages
+//!   and event, is one transaction; the ready queue only caches what was committed, and the janitor compares.
+//! - A build is told to have started before its child exists, and to have ended once: late reports carry an
+//!   older attempt and change nothing.
+//! - What was answered with success survives `kill -9`: answers follow the commit. A trigger is the exception
+//!   that needs none: at a start every jobset is looked at again.
+//! - No child outlives the daemon: each runs under a keeper that kills all its descendants when the daemon's end
+//!   of a socket closes, however that comes about.
+//! - Every queue, pool, line and wait has a bound. After the first signal the process ends within ten seconds.
+//! - A panic in an essential actor ends the process with status 70, and the next start recovers; a monitor alone
+//!   is respawned, a job (a fetch, an evaluation, a build, a request) fails alone.
+//!
+//! # What is absent
+//!
+//! No shared state behind locks, no polling, no timers that find nothing to do, no second writer, no configuration
+//! file besides specifications and parameters, and no way for an evaluated job to decide where it runs.
+
+mod actor;
+mod cli;
+mod control;
+mod daemon;
+mod db;
+mod evaluate;
+mod git;
+mod logs;
+mod model;
+mod proto;
+mod spec;
+mod sys;
+
+pub use cli::main;

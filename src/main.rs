@@ -1,0 +1,5 @@
+//! The program `gorget`; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    gorget::main()
+}

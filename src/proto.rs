@@ -1,0 +1,5 @@
+//! Codecs over `io::Read` and `io::Write`: no sockets, threads or clocks.
+
+pub(crate) mod control;
+pub(crate) mod line;
+pub(crate) mod sexp;

@@ -1,0 +1,126 @@
+//! The parameters file of `-P`: settings of the installation that are no command-line options.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::lines;
+use super::value::{At, Wrong};
+use super::{Error, is_scheme, text};
+
+/// What a parameters file says. What is for the web interface alone is checked, and not kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Parameters {
+    /// The public base URL of the web interface.
+    pub(crate) url: Option<String>,
+    pub(crate) mail_from: Option<String>,
+    pub(crate) mastodon: Option<Mastodon>,
+}
+
+/// The account that posts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mastodon {
+    pub(crate) name: String,
+    pub(crate) url: String,
+    pub(crate) token: String,
+}
+
+/// Reads a whole file.
+pub(crate) fn read(path: &Path) -> Result<Parameters, Error> {
+    let parameters = if is_scheme(path) {
+        Err(Error::plain("parameters in Scheme are not built in yet; write JSON"))
+    } else {
+        text(path).and_then(|text| parse(&text))
+    };
+    parameters.map_err(|error| Error { file: Some(path.to_owned()), ..error })
+}
+
+fn parse(text: &str) -> Result<Parameters, Error> {
+    let value: Value = serde_json::from_str(text).map_err(|error| super::json::not_json(&error))?;
+    parameters(&At::new(&value, Vec::new())).map_err(|wrong| {
+        let line = lines::of(text, &wrong.path);
+        wrong.into_error(0, line, None)
+    })
+}
+
+fn parameters(at: &At<'_>) -> Result<Parameters, Wrong> {
+    let fields =
+        at.object(&["url", "private", "trusted-proxies", "hook-secrets", "mastodon", "mail-from"])?;
+    fields.or("private", false, |at| at.flag())?;
+    fields.or("trusted-proxies", Vec::new(), |at| at.list()?.iter().map(At::text).collect())?;
+    fields.or("hook-secrets", (), |at| {
+        for (jobset, secrets) in at.members()? {
+            if crate::model::spec::JobsetName::new(jobset).is_none() {
+                return Err(secrets.wrong("its key is no jobset's name"));
+            }
+            secrets.list()?.iter().try_for_each(|secret| secret.text().map(|_| ()))?;
+        }
+        Ok(())
+    })?;
+    let mastodon = fields.get("mastodon").map(|at| {
+        let fields = at.object(&["name", "url", "token"])?;
+        Ok(Mastodon {
+            name: fields.need("name")?.text()?.to_owned(),
+            url: fields.need("url")?.checked_silently(WEB, is_web)?.to_owned(),
+            token: fields.need("token")?.text()?.to_owned(),
+        })
+    });
+    Ok(Parameters {
+        url: fields
+            .get("url")
+            .map(|at| Ok(at.checked_silently(WEB, is_web)?.trim_end_matches('/').to_owned()))
+            .transpose()?,
+        mail_from: fields.get("mail-from").map(|at| at.text().map(str::to_owned)).transpose()?,
+        mastodon: mastodon.transpose()?,
+    })
+}
+
+const WEB: &str = "a URL of http or https";
+
+/// Whether a text is such a URL, with a host.
+pub(super) fn is_web(url: &str) -> bool {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys_are_read() {
+        let text = r#"{"url":"https://ci.example.org/","private":true,"trusted-proxies":["127.0.0.1"],
+            "hook-secrets":{"guix":["a","b"]},"mail-from":"ci@example.org",
+            "mastodon":{"name":"ci","url":"https://m.example.org","token":"t"}}"#;
+        let parameters = parse(text).unwrap();
+        assert_eq!(parameters.url.as_deref(), Some("https://ci.example.org"));
+        assert_eq!(parameters.mail_from.as_deref(), Some("ci@example.org"));
+        assert_eq!(parameters.mastodon.unwrap().name, "ci");
+        assert_eq!(parse("{}"), Ok(Parameters::default()));
+    }
+
+    #[test]
+    fn mistakes_name_line_and_field_and_no_secret() {
+        for (text, message) in [
+            (
+                "{\"url\":\"http://h\",\n\"colour\":1}",
+                "line 2: field colour: unknown field; there are url, private",
+            ),
+            ("{\"private\":1}", "field private: expected true or false, found 1"),
+            ("{\"trusted-proxies\":[1]}", "field trusted-proxies[0]: expected a string, found 1"),
+            (
+                "{\"hook-secrets\":{\"a\":\"hunter2\"}}",
+                "field hook-secrets.a: expected a list, found a string",
+            ),
+            (
+                "{\"mastodon\":{\"name\":\"a\",\"token\":\"hunter2\"}}",
+                "field mastodon: the field \"url\" is missing",
+            ),
+            ("{\"url\":\"ftp://u:hunter2@h\"}", "field url: expected a URL of http or https"),
+            ("[]", "expected an object, found a list"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.starts_with(message) && !error.contains("hunter2"), "{error}");
+        }
+    }
+}

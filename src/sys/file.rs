@@ -1,0 +1,240 @@
+//! Files and directories: modes, trees, free space.
+//!
+//! Invariant: nothing here follows a symbolic link inside a tree: what lies there was written by pushed code.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{
+    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink,
+};
+use std::path::{Path, PathBuf};
+
+use super::process::User;
+
+/// The mode of our own directories: the group may look.
+const DIRECTORY_MODE: u32 = 0o750;
+/// How deep a tree that a job left may be: each level costs a descriptor while it is walked, of the 1024 that a process
+/// usually has.
+const MAX_DEPTH: usize = 128;
+
+/// Creates `path` and its parents with mode 0750 where they are missing.
+pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+}
+
+/// Copies a tree (directories, files with their modes, symbolic links), owned by `user` if given. `to` must not exist.
+/// Its owner may write everywhere in the copy. Other kinds of file, sockets say, are left out.
+pub(crate) fn copy_tree(from: &Path, to: &Path, user: Option<&User>) -> io::Result<()> {
+    // A stack of our own: a tree may be deeper than ours.
+    let mut directories = vec![(from.to_owned(), to.to_owned())];
+    while let Some((from, to)) = directories.pop() {
+        let mode = fs::metadata(&from)?.permissions().mode();
+        // Ours alone until it is complete: whoever it is given to could put links in our way.
+        DirBuilder::new().mode(0o700).create(&to)?;
+        for entry in fs::read_dir(&from)? {
+            let entry = entry?;
+            let (kind, from, to) = (entry.file_type()?, entry.path(), to.join(entry.file_name()));
+            if kind.is_dir() {
+                directories.push((from, to));
+                continue;
+            } else if kind.is_file() {
+                // By reference where the file system can, in the kernel elsewhere; the mode is kept.
+                fs::copy(&from, &to)?;
+                let mode = entry.metadata()?.permissions().mode();
+                if mode & 0o200 == 0 {
+                    fs::set_permissions(&to, Permissions::from_mode(mode & 0o777 | 0o200))?;
+                }
+            } else if kind.is_symlink() {
+                symlink(fs::read_link(&from)?, &to)?;
+            } else {
+                continue;
+            }
+        }
+        fs::set_permissions(&to, Permissions::from_mode(mode & 0o777 | 0o700))?;
+    }
+    user.map_or(Ok(()), |user| chown_tree(to, Some(user)))
+}
+
+/// Gives a whole tree to `user` (the daemon's own if `None`), never following links.
+pub(crate) fn chown_tree(path: &Path, user: Option<&User>) -> io::Result<()> {
+    let own = || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let (uid, gid) = user.map_or_else(own, |user| (user.uid, user.gid));
+    let mut give = |path: &Path| {
+        let metadata = fs::symlink_metadata(path)?;
+        let done = (metadata.uid(), metadata.gid()) == (uid, gid);
+        if done { Ok(()) } else { lchown(path, Some(uid), Some(gid)) }
+    };
+    give(path)?;
+    if fs::symlink_metadata(path)?.is_dir() {
+        walk(&open_directory(path)?, MAX_DEPTH, &mut give)?;
+    }
+    Ok(())
+}
+
+/// Removes a tree even where directories in it are not writable; fine if there is none.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            // Build tools like to make their caches read-only.
+            let mut open_up = |path: &Path| match open_directory(path) {
+                Ok(directory) => {
+                    fs::set_permissions(inside(&directory), Permissions::from_mode(0o700))
+                }
+                // No directory.
+                Err(_) => Ok(()),
+            };
+            open_up(path)?;
+            walk(&open_directory(path)?, MAX_DEPTH, &mut open_up)?;
+            fs::remove_dir_all(path)
+        }
+        result => result,
+    }
+}
+
+/// Bytes free for us on the file system that holds `path`.
+pub(crate) fn free_space(path: &Path) -> io::Result<u64> {
+    let status = nix::sys::statvfs::statvfs(path)?;
+    // The types differ between platforms; none is larger.
+    let (blocks, size) = (status.blocks_available() as u64, status.fragment_size() as u64);
+    Ok(blocks.saturating_mul(size))
+}
+
+/// Calls `visit` with a path of everything in `directory`, parents first. What vanishes meanwhile is passed over.
+///
+/// Jobs of the same user may run beside us and put a link where a directory was. Hence each directory is opened once,
+/// and everything in it reached through that descriptor.
+fn walk(
+    directory: &File,
+    depth: usize,
+    visit: &mut dyn FnMut(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    if depth == 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a tree of directories is too deep",
+        ));
+    }
+    for entry in fs::read_dir(inside(directory))? {
+        let entry = entry?;
+        let mut each = || -> io::Result<()> {
+            visit(&entry.path())?;
+            if entry.file_type()?.is_dir() {
+                walk(&open_directory(&entry.path())?, depth - 1, visit)?;
+            }
+            Ok(())
+        };
+        match each() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// A handle on the directory itself, also on one that may not be read.
+fn open_directory(path: &Path) -> io::Result<File> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+fn inside(directory: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn put(path: &Path, text: &str, mode: u32) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// A tree with everything in it that a checkout may have.
+    fn tree(path: &Path) {
+        create_directory(&path.join("a/b/c")).unwrap();
+        put(&path.join("a/run"), "#!/bin/sh\n", 0o755);
+        put(&path.join("a/b/text"), "text", 0o444);
+        symlink("../run", path.join("a/b/link")).unwrap();
+        symlink("/etc", path.join("a/outside")).unwrap();
+        symlink("nowhere", path.join("dangling")).unwrap();
+        fs::set_permissions(path.join("a/b"), Permissions::from_mode(0o555)).unwrap();
+    }
+
+    #[test]
+    fn a_copy_is_the_same_but_writable() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        tree(&from);
+        nix::unistd::mkfifo(&from.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        copy_tree(&from, &to, None).unwrap();
+        assert_eq!(fs::read(to.join("a/run")).unwrap(), b"#!/bin/sh\n");
+        assert_eq!((mode(&to), mode(&to.join("a/b"))), (0o750, 0o755));
+        assert_eq!((mode(&to.join("a/run")), mode(&to.join("a/b/text"))), (0o755, 0o644));
+        assert_eq!(fs::read_link(to.join("a/b/link")).unwrap(), Path::new("../run"));
+        assert_eq!(fs::read_link(to.join("a/outside")).unwrap(), Path::new("/etc"));
+        assert!(to.join("a/b/c").is_dir() && fs::symlink_metadata(to.join("pipe")).is_err());
+        assert_eq!(copy_tree(&from, &to, None).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(mode(&from.join("a/b")), 0o555);
+    }
+
+    #[test]
+    fn trees_are_given_away_and_back_without_following_links() {
+        if !nix::unistd::geteuid().is_root() {
+            return; // Only root can give files away.
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        tree(&from);
+        let user = User::find("nobody").unwrap().unwrap();
+        copy_tree(&from, &to, Some(&user)).unwrap();
+        let owner = |path: &str| fs::symlink_metadata(to.join(path)).unwrap().uid();
+        let all = ["", "a", "a/b", "a/b/text", "a/b/link", "a/outside", "dangling"];
+        assert!(all.iter().all(|path| owner(path) == user.uid));
+        assert_eq!(fs::metadata("/etc").unwrap().uid(), 0);
+        chown_tree(&to, None).unwrap();
+        assert!(all.iter().all(|path| owner(path) == 0));
+        chown_tree(&to.join("dangling"), Some(&user)).unwrap();
+        assert_eq!(owner("dangling"), user.uid);
+    }
+
+    #[test]
+    fn a_tree_too_deep_is_an_error_and_can_be_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path().join("top");
+        create_directory(&top.join("d/".repeat(MAX_DEPTH + 1))).unwrap();
+        let error = chown_tree(&top, None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        remove_tree(&top).unwrap();
+        assert!(!top.exists());
+    }
+
+    #[test]
+    fn trees_are_removed_whatever_their_modes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tree");
+        remove_tree(&path).unwrap();
+        tree(&path);
+        for closed in ["a/b/c", "a/b", "a", ""] {
+            fs::set_permissions(path.join(closed), Permissions::from_mode(0o0)).unwrap();
+        }
+        remove_tree(&path).unwrap();
+        assert!(fs::symlink_metadata(&path).is_err());
+        put(&path, "", 0o600);
+        remove_tree(&path).unwrap();
+        assert!(!path.exists() && Path::new("/etc").exists());
+    }
+
+    #[test]
+    fn there_is_free_space() {
+        assert!(free_space(Path::new("/")).unwrap() > 0);
+        assert!(free_space(Path::new("/no/such")).is_err());
+    }
+}

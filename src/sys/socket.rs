@@ -1,0 +1,150 @@
+//! Unix sockets: binding under the lock, modes, peers' credentials.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::{getsockopt, sockopt};
+
+use super::file;
+
+/// Whoever may write may talk to us; the peer's credentials are looked at besides.
+const SOCKET_MODE: u32 = 0o660;
+/// Room for supplementary groups at first: more than most users have.
+const GROUPS: usize = 32;
+/// The kernel's own limit.
+const MAX_GROUPS: usize = 65_536;
+
+/// Binds `path` in a directory of mode 0750 (created), removing a stale socket; the caller holds the state lock.
+/// The socket gets mode 0660 and `group` if given; so does the directory if it is ours and closed to others, for
+/// otherwise the group could not come near.
+pub(crate) fn bind(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        file::create_directory(directory)?;
+        let metadata = fs::metadata(directory)?;
+        let own = metadata.uid() == nix::unistd::geteuid().as_raw();
+        let closed = metadata.permissions().mode() & 0o001 == 0;
+        if own && closed && group.is_some_and(|group| group != metadata.gid()) {
+            chown(directory, None, group)?;
+        }
+    }
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => fs::remove_file(path)?,
+        Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    if group.is_some() {
+        chown(path, None, group)?;
+    }
+    fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
+    Ok(listener)
+}
+
+/// Who is at the other end: as of its `connect`, whatever it became since.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+}
+
+pub(crate) fn peer(stream: &UnixStream) -> io::Result<Peer> {
+    let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
+    let groups = peer_groups(stream, GROUPS)?;
+    Ok(Peer { uid: credentials.uid(), gid: credentials.gid(), groups })
+}
+
+/// Supplementary groups, read into room for `room` at first.
+fn peer_groups(stream: &UnixStream, room: usize) -> io::Result<Vec<u32>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; room.min(MAX_GROUPS)];
+    loop {
+        let bytes = size_of_val(groups.as_slice());
+        // At most 256 KiB.
+        let mut length = libc::socklen_t::try_from(bytes).unwrap_or(libc::socklen_t::MAX);
+        // SAFETY: `groups` has room for `length` bytes, and both outlive the call.
+        let result = unsafe {
+            libc::getsockopt(
+                stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let count = usize::try_from(length).unwrap_or(0) / size_of::<libc::gid_t>();
+        match Errno::result(result) {
+            Ok(_) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            // `length` says how much is needed.
+            Err(Errno::ERANGE) if count > groups.len() && count <= MAX_GROUPS => {
+                groups.resize(count, 0)
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/bridge");
+        drop(bind(&path, None).unwrap());
+        let own = nix::unistd::getegid().as_raw();
+        let listener = bind(&path, Some(own)).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(listener.accept().unwrap());
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o660, 0o750));
+        let file = directory.path().join("file");
+        fs::write(&file, "precious").unwrap();
+        assert_eq!(bind(&file, None).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&file).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn the_group_can_reach_its_socket() {
+        if !nix::unistd::geteuid().is_root() {
+            return; // Only root can give files to any group.
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/bridge");
+        let _listener = bind(&path, Some(4711)).unwrap();
+        for path in [&path, path.parent().unwrap()] {
+            assert_eq!(fs::metadata(path).unwrap().gid(), 4711);
+        }
+        let open = directory.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, Permissions::from_mode(0o755)).unwrap();
+        let _listener = bind(&open.join("bridge"), Some(4711)).unwrap();
+        assert_ne!(fs::metadata(&open).unwrap().gid(), 4711);
+    }
+
+    #[test]
+    fn peers_are_known_with_all_their_groups() {
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let own = peer(&stream).unwrap();
+        assert_eq!(own.uid, nix::unistd::geteuid().as_raw());
+        assert_eq!(own.gid, nix::unistd::getegid().as_raw());
+        let mut groups: Vec<_> =
+            nix::unistd::getgroups().unwrap().into_iter().map(nix::unistd::Gid::as_raw).collect();
+        groups.sort_unstable();
+        // Also when there is too little room at first.
+        for room in [0, 1, GROUPS] {
+            let mut read = peer_groups(&stream, room).unwrap();
+            read.sort_unstable();
+            assert_eq!(read, groups);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The command line as people and programs meet it: messages, exit statuses, help, the manual, completions.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::sandbox::Sandbox;
+use crate::support::until;
+
+/// Runs the program; its exit status, standard output and standard error.
+fn gorget(arguments: &[&str]) -> (i32, String, String) {
+    let output = Sandbox::new().gorget(arguments);
+    (output.code(), output.stdout, output.stderr)
+}
+
+#[test]
+fn usage_errors_name_the_option_and_exit_2() {
+    for (arguments, message) in [
+        (&[][..], "no command was given"),
+        (&["statsu"], "there is no command \"statsu\"; did you mean \"status\"?"),
+        (&["status", "--frob"], "there is no option --frob"),
+        (
+            &["register", "--max-builds=0"],
+            "--max-builds: expected a number from 1 to 4096, found \"0\"",
+        ),
+        (&["register", "--job-user=nobody-of-that-name"], "--job-user: expected an existing user"),
+        (
+            &["register", "--socket-group=no-group-of-that-name"],
+            "--socket-group: expected an existing group",
+        ),
+        (
+            &["register", "-D", "host=/var/run/postgresql password=hunter2"],
+            "--database: expected a file name",
+        ),
+        (&["register", "--web=localhost:8080"], "the option --web is not built in yet"),
+        (
+            &["register", "-S", "guix.scm"],
+            "--specifications: guix.scm: a specification in Scheme is not built in yet",
+        ),
+        (&["web"], "the command web is not built in yet"),
+        (&["remote-server"], "the command remote-server is not built in yet"),
+        (&["remote-worker", "-w", "2"], "the command remote-worker is not built in yet"),
+        (&["trigger"], "the argument NAME is missing"),
+    ] {
+        let (code, stdout, stderr) = gorget(arguments);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{arguments:?}: {stderr}");
+        assert!(stderr.starts_with(&format!("gorget: {message}")), "{arguments:?}: {stderr}");
+        assert!(!stderr.contains("hunter2"));
+    }
+}
+
+#[test]
+fn help_and_version_are_printed_by_every_command() {
+    let (code, all, _) = gorget(&["--help"]);
+    assert_eq!(code, 0);
+    let listed = all.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let mut number = 0;
+    for command in listed {
+        let (code, stdout, stderr) = gorget(&[command, "--help"]);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{command}");
+        assert!(stdout.starts_with(&format!("Usage: gorget {command} ")), "{command}: {stdout}");
+        let (code, stdout, _) = gorget(&[command, "--version"]);
+        assert_eq!((code, stdout), (0, format!("gorget {}\n", env!("CARGO_PKG_VERSION"))));
+        number += 1;
+    }
+    assert!(number > 25, "{all}");
+}
+
+#[test]
+fn clients_say_that_no_daemon_runs_and_exit_1() {
+    let sandbox = Sandbox::new();
+    for arguments in [&["status"][..], &["jobsets", "--json"], &["trigger", "hello"]] {
+        let output = sandbox.client(arguments);
+        assert_eq!((output.code(), output.stdout.as_str()), (1, ""), "{output:?}");
+        assert!(output.stderr.contains("state/run/bridge"), "{output:?}");
+        assert!(output.stderr.contains("gorget register"), "{output:?}");
+    }
+}
+
+#[test]
+fn check_tells_good_files_from_bad_ones() {
+    let sandbox = Sandbox::new();
+    let good = sandbox.write("good.json", r#"[{"name":"a"},{"name":"b","command":["true"]}]"#);
+    let parameters = sandbox.write("parameters.json", r#"{"url":"https://ci.example.org"}"#);
+    let output =
+        sandbox.gorget(&["check", good.to_str().unwrap(), "-P", parameters.to_str().unwrap()]);
+    assert_eq!((output.code(), output.stderr.as_str()), (0, ""));
+    let lines: Vec<_> = output.stdout.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            format!("{}: good; jobsets: a, b", good.display()),
+            format!("{}: good", parameters.display()),
+        ]
+    );
+
+    let bad =
+        sandbox.write("bad.json", "{\"name\": \"x\",\n \"channels\": [\n  {\"name\": \"c\"}]}\n");
+    let output = sandbox.gorget(&["check", bad.to_str().unwrap(), good.to_str().unwrap()]);
+    let message = "jobset \"x\": field channels[0]: the field \"url\" is missing";
+    assert_eq!(output.code(), 1);
+    assert_eq!(output.stderr, format!("gorget: {}:3: {message}\n", bad.display()));
+    assert_eq!(output.stdout.lines().count(), 1);
+
+    let parameters = sandbox.write("parameters.json", r#"{"colour":"blue"}"#);
+    let output = sandbox.gorget(&["check", "-P", parameters.to_str().unwrap()]);
+    assert!(
+        output.code() == 1 && output.stderr.contains("field colour: unknown field"),
+        "{output:?}"
+    );
+    let output = sandbox.gorget(&["check", "/no/such/file.json"]);
+    assert!(output.code() == 1 && output.stderr.contains("No such file"), "{output:?}");
+}
+
+#[test]
+fn evaluate_prints_jobs_and_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    let repository = sandbox.repository("hello");
+    let jobs = [
+        json!({"job": "a", "system": "x86_64-linux", "command": ["true"]}),
+        json!({"job": "b", "system": "x86_64-linux", "command": ["true"], "needs": ["a"]}),
+    ];
+    repository.jobs(&jobs).commit("Begin");
+    let file = sandbox.specification("hello", &repository, json!({}));
+    let output = sandbox.gorget(&["evaluate", "-S", file.to_str().unwrap()]);
+    assert_eq!(output.code(), 0, "{output:?}");
+    let printed: Vec<serde_json::Value> =
+        output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(printed, jobs);
+    let left: Vec<_> = std::fs::read_dir(sandbox.path().join("tmp")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+
+    repository.script("jobs", "#!/bin/sh\necho no luck today >&2\nexit 3\n").commit("Break");
+    let output = sandbox.gorget(&["evaluate", "-S", file.to_str().unwrap(), "hello"]);
+    assert_eq!(output.code(), 1, "{output:?}");
+    assert!(output.stderr.contains("no luck today") && output.stderr.contains("3"), "{output:?}");
+    let output = sandbox.gorget(&["evaluate", "-S", file.to_str().unwrap(), "other"]);
+    assert!(output.code() == 1 && output.stderr.contains("no jobset other"), "{output:?}");
+    sandbox.deserted_within(Duration::from_secs(10));
+}
+
+#[test]
+fn clients_talk_to_a_running_daemon() {
+    let sandbox = Sandbox::new();
+    let repository = sandbox.repository("hello");
+    repository
+        .jobs(&[
+            json!({"job": "good", "system": "any-linux", "command": ["sh", "-c", "echo out > $out; echo said"]}),
+            json!({"job": "bad", "system": "any-linux", "command": ["false"]}),
+        ])
+        .commit("Begin");
+    let systems = json!({"systems": ["any-linux"]});
+    let daemon = sandbox.start(&sandbox.specification("hello", &repository, systems));
+    let evaluation = until("an evaluation", || daemon.last_evaluation("hello"));
+    let builds = until("its builds", || Some(daemon.builds(&evaluation)).filter(|b| b.len() == 2));
+    // Nobody here builds for that system: they wait, and say so.
+    for build in builds.values() {
+        assert_eq!(build["status"], "scheduled", "{build}");
+        assert!(build["waiting"].is_string(), "{build}");
+    }
+    let output = sandbox.client(&["builds", "--json"]);
+    let printed: Vec<serde_json::Value> =
+        output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((output.code(), printed.len()), (0, 2), "{output:?}");
+    let output = sandbox.client(&["cancel", &builds["bad"]["id"].to_string()]);
+    assert_eq!(output.code(), 0, "{output:?}");
+    let output = sandbox.client(&["wait", &builds["bad"]["id"].to_string()]);
+    assert_eq!(output.code(), 1, "{output:?}");
+    let output = sandbox.client(&["trigger", "no-such-jobset"]);
+    assert!(output.code() == 1 && output.stderr.contains("no-such-jobset"), "{output:?}");
+    let (status, time) = daemon.stop();
+    assert!(status.success() && time < Duration::from_secs(10), "{status} after {time:?}");
+    sandbox.deserted_within(Duration::from_secs(1));
+}
+
+#[test]
+fn one_shot_tells_by_its_exit_status() {
+    let sandbox = Sandbox::new();
+    let repository = sandbox.repository("hello");
+    let script = |command: &str| {
+        let text = "for system in $GORGET_SYSTEMS; do echo '{\"job\":\"a\",\"system\":\"'$system'\",\"command\":[";
+        format!("#!/bin/sh\n{text}\"{command}\"]}}'; done\n")
+    };
+    repository.script("jobs", &script("true")).commit("Begin");
+    let file = sandbox.specification("hello", &repository, json!({}));
+    let run = || sandbox.daemon().specification(&file).arg("--one-shot").finish();
+    let output = run();
+    assert_eq!(output.code(), 0, "{output:?}");
+    repository.script("jobs", &script("false")).commit("Break");
+    let output = run();
+    assert_eq!(output.code(), 1, "{output:?}");
+    sandbox.deserted_within(Duration::from_secs(1));
+}
+
+#[test]
+fn a_closed_standard_output_is_success() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(["--help"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = command.stdout(writer).stderr(std::process::Stdio::null()).status().unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn man_pages_and_completions_are_current() {
+    let sandbox = Sandbox::new();
+    let rendered = sandbox.path().join("rendered");
+    let output = sandbox.gorget(&["documentation", rendered.to_str().unwrap()]);
+    assert_eq!(output.code(), 0, "{output:?}");
+    let mut number = 0;
+    for directory in ["man", "contrib/completions"] {
+        let names = |root: &Path| {
+            let entries = std::fs::read_dir(root.join(directory)).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        assert_eq!(names(root), names(&rendered), "run `make man`");
+        for name in names(root) {
+            let read =
+                |root: &Path| std::fs::read_to_string(root.join(directory).join(&name)).unwrap();
+            assert!(
+                read(root) == read(&rendered),
+                "{directory}/{name:?} is not current: run `make man`"
+            );
+            number += 1;
+        }
+    }
+    assert!(number >= 7);
+}
+
+/// Whether a program can be run at all.
+fn there_is(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
+/// Runs a tool on a file of the repository and returns what it complains about.
+#[expect(clippy::disallowed_methods, reason = "a tool that runs to its end, here")]
+fn complaints(program: &str, arguments: &[&str], file: &Path) -> String {
+    let output = std::process::Command::new(program)
+        .args(arguments)
+        .arg(file)
+        .env("LC_ALL", "C.UTF-8")
+        .env("MANWIDTH", "80")
+        .output()
+        .unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{program} on {}: {complaints}", file.display());
+    complaints
+}
+
+#[test]
+fn man_pages_are_clean_roff_and_completions_are_clean_shell() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if there_is("man") && there_is("groff") {
+        for entry in std::fs::read_dir(root.join("man")).unwrap() {
+            let page = entry.unwrap().path();
+            assert_eq!(complaints("man", &["--warnings", "-l"], &page), "", "{}", page.display());
+        }
+    }
+    for (shell, file) in [("bash", "gorget.bash"), ("zsh", "_gorget"), ("fish", "gorget.fish")] {
+        if there_is(shell) {
+            complaints(shell, &["-n"], &root.join("contrib/completions").join(file));
+        }
+    }
+}

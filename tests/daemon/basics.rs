@@ -1,0 +1,220 @@
+//! What a CI does all day.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests start programs and wait under deadlines of their own"
+)]
+
+use std::fs;
+
+use crate::support::daemon::Daemon;
+use crate::support::jobs::{Repository, job};
+
+#[test]
+fn jobs_are_built_in_order_and_their_products_kept() {
+    let repository = Repository::with_jobs(
+        &[
+            job(
+                "test",
+                "cat \"$(sed 's/.*\"out\":\"\\([^\"]*\\)\".*/\\1/' \"$GORGET_NEEDS\")/answer\"",
+                r#""needs":["compile"]"#,
+            ),
+            job(
+                "compile",
+                "mkdir $out && echo 42 > $out/answer; echo text > report.txt",
+                r#""products":["*.txt"]"#,
+            ),
+            job("bad", "echo no >&2; exit 3", ""),
+            job("after-bad", "true", r#""needs":["bad"]"#),
+        ]
+        .concat(),
+    );
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+
+    let compile = daemon.build("compile");
+    assert_eq!(compile["status"], "succeeded");
+    let out = compile["outputs"]["out"].as_str().unwrap();
+    assert_eq!(fs::read_to_string(format!("{out}/answer")).unwrap(), "42\n");
+    let test = daemon.build("test");
+    assert_eq!(test["status"], "succeeded", "{test}");
+    let log = daemon.ask(&format!("log build {}", test["id"]));
+    assert_eq!(log[0]["text"], "42\n");
+    let bad = daemon.build("bad");
+    assert_eq!((&bad["status"], &bad["error"]), (&"failed".into(), &"exit status 3".into()));
+    let after = daemon.build("after-bad");
+    assert_eq!(after["status"], "failed-dependency");
+    assert_eq!(after["error"], format!("dependency {} failed", bad["id"]));
+    let evaluation = daemon.ask("evaluations hello").remove(0);
+    assert_eq!(
+        evaluation["jobs"],
+        serde_json::json!({"total":4,"succeeded":2,"failed":2,"pending":0,"aborted":0,"canceled":0})
+    );
+    assert_eq!(evaluation["checkouts"][0]["commit"], repository.git(&["rev-parse", "HEAD"]));
+}
+
+#[test]
+fn a_new_commit_is_evaluated_and_known_builds_are_not_repeated() {
+    let repository = Repository::with_jobs(&job("same", "true", ""));
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    let first = daemon.build("same")["id"].clone();
+    // The same tree again, then another one.
+    repository.commit();
+    daemon.ask("trigger hello");
+    daemon.until("evaluations hello", |all| all.len() == 2);
+    daemon.settle();
+    assert_eq!(daemon.build("same")["id"], first);
+    repository.write("new-file", "text");
+    repository.commit();
+    daemon.ask("trigger hello");
+    daemon.until("evaluations hello", |all| all.len() == 3);
+    daemon.settle();
+    assert_ne!(daemon.build("same")["id"], first);
+    // Nothing new: no evaluation, and still `ok`.
+    daemon.ask("trigger hello");
+    daemon.settle();
+    assert_eq!(daemon.ask("evaluations hello").len(), 3);
+}
+
+#[test]
+fn a_build_is_canceled_with_its_dependents_and_restarted_with_them() {
+    let gate = tempfile::tempdir().unwrap();
+    let file = gate.path().join("open");
+    let wait = format!("setsid sleep 1000 & [ -e {0} ] || sleep 1000", file.display());
+    let repository = Repository::with_jobs(
+        &[job("slow", &wait, ""), job("next", "true", r#""needs":["slow"]"#)].concat(),
+    );
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask(&repository.add("hello"));
+    daemon.until("builds status=started", |builds| builds.len() == 1);
+    let next = daemon.build("next");
+    let slow = daemon.build("slow")["id"].clone();
+    assert_eq!(next["waiting"], format!("dependency {slow}"));
+    daemon.ask(&format!("cancel-build {slow}"));
+    daemon.settle();
+    assert_eq!(daemon.build("slow")["status"], "canceled");
+    assert_eq!(daemon.build("next")["status"], "canceled");
+    daemon.wait_for_no_descendants();
+    assert!(daemon.outcome(&format!("cancel-build {slow}")).starts_with("error conflict"));
+
+    fs::write(&file, "").unwrap();
+    daemon.ask(&format!("restart-build {}", next["id"]));
+    daemon.settle();
+    assert_eq!(daemon.build("slow")["status"], "succeeded");
+    assert_eq!(daemon.build("next")["status"], "succeeded");
+}
+
+#[test]
+fn time_limits_end_builds_as_failed() {
+    let repository = Repository::with_jobs(
+        &[
+            job("slow", "while :; do echo on; sleep 0.1; done", r#""timeout":1"#),
+            job("silent", "echo once; sleep 1000", r#""max-silent-time":1"#),
+        ]
+        .concat(),
+    );
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    let (slow, silent) = (daemon.build("slow"), daemon.build("silent"));
+    assert_eq!(
+        (&slow["status"], &slow["error"]),
+        (&"failed".into(), &"timed out after 1 s".into())
+    );
+    assert_eq!((&silent["status"], &silent["error"]), (&"failed".into(), &"silent for 1 s".into()));
+    daemon.wait_for_no_descendants();
+}
+
+#[test]
+fn a_log_is_live_from_its_first_byte() {
+    let repository = Repository::with_jobs(&job("talk", "echo first; sleep 1000", ""));
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask(&repository.add("hello"));
+    daemon.until("builds status=started", |builds| builds.len() == 1);
+    let id = daemon.build("talk")["id"].clone();
+    let mut session = daemon.connect();
+    session.send(&format!("log build {id} follow"));
+    let line = session.line().unwrap();
+    assert_eq!(line, r#"{"offset":0,"text":"first\n"}"#);
+    daemon.ask(&format!("cancel-build {id}"));
+    let (_, end) = session.answer().unwrap();
+    assert_eq!(end, "ok");
+}
+
+#[test]
+fn jobsets_are_deactivated_activated_and_deleted() {
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    daemon.ask("deactivate hello");
+    assert!(daemon.outcome("trigger hello").starts_with("error conflict"));
+    assert_eq!(daemon.ask("jobset hello")[0]["status"], "inactive");
+    daemon.ask("activate hello");
+    daemon.ask("trigger hello");
+    daemon.ask("delete hello");
+    assert!(daemon.outcome("jobset hello").starts_with("error not-found"));
+    assert_eq!(daemon.ask("jobsets").len(), 0);
+    assert_eq!(daemon.ask("evaluations").len(), 0);
+}
+
+#[test]
+fn triggers_are_limited() {
+    let repository = Repository::with_jobs("true");
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    for _ in 0..8 {
+        daemon.ask("trigger hello");
+        daemon.settle();
+    }
+    let answer = daemon.outcome("trigger hello");
+    assert!(answer.starts_with("error rate-limited retry in "), "{answer}");
+}
+
+#[test]
+fn one_shot_says_by_its_status_whether_all_succeeded() {
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("spec.json");
+    fs::write(&file, repository.specification("hello", &["./jobs"]).to_string()).unwrap();
+    let option = format!("--specifications={}", file.display());
+    let mut daemon = Daemon::prepare(&["--one-shot", &option]);
+    daemon.launch();
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.log());
+    repository.set_jobs(&job("one", "false", ""));
+    daemon.launch();
+    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
+}
+
+#[test]
+fn paused_builds_wait_and_say_so() {
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask("pause builds");
+    daemon.ask(&repository.add("hello"));
+    daemon.until("builds", |builds| builds.len() == 1);
+    daemon.until("builds", |builds| builds[0]["waiting"] == "paused");
+    // A pause outlives the process.
+    assert_eq!(daemon.stop().code(), Some(0));
+    daemon.restart();
+    daemon.until("builds", |builds| builds[0]["waiting"] == "paused");
+    daemon.ask("resume builds");
+    daemon.settle();
+    assert_eq!(daemon.build("one")["status"], "succeeded");
+}
+
+#[test]
+fn builds_without_a_backend_wait_and_say_so() {
+    let line = r#"{"job":"d","system":"SYSTEM","derivation":"/gnu/store/00000000000000000000000000000000-x.drv","outputs":{"out":"/gnu/store/00000000000000000000000000000000-x"}}"#;
+    let line = line.replace("SYSTEM", &crate::support::jobs::system());
+    let repository = Repository::with_jobs(&format!("echo '{line}'"));
+    let mut daemon = Daemon::start(&["--builder=process"]);
+    daemon.ask(&repository.add("hello"));
+    daemon.until("builds", |builds| {
+        builds.len() == 1 && builds[0]["waiting"] == "no backend for derivation builds"
+    });
+}

@@ -1,0 +1,112 @@
+//! Clients of the bridge that misbehave, and the others meanwhile.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests start programs and wait under deadlines of their own"
+)]
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use crate::support::daemon::{Daemon, PATIENCE, Session};
+use crate::support::jobs::{Repository, job};
+
+#[test]
+fn both_spellings_are_understood() {
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    let mut session = daemon.connect();
+    session.send("(trigger-jobset hello)");
+    session.send("(jobset-last-update-times hello)");
+    let line = session.line().unwrap();
+    assert!(line.starts_with("(reply (") && line.ends_with("))"), "{line}");
+    session.send("(jobset-last-update-times nobody)");
+    assert_eq!(session.line().unwrap(), "(reply #f)");
+    session.send("'jobset' \"hello\"");
+    assert_eq!(session.answer().unwrap().1, "ok");
+    session.finish();
+    assert_eq!(session.line(), None);
+}
+
+#[test]
+fn bad_requests_are_answered_with_the_reason() {
+    let mut daemon = Daemon::start(&[]);
+    for (request, kind) in [
+        ("nonsense", "unknown-command"),
+        ("jobset", "syntax"),
+        ("jobset a b", "syntax"),
+        ("build x", "syntax"),
+        ("build 999", "not-found"),
+        ("trigger nobody", "not-found"),
+        ("builds limit=0", "syntax"),
+        ("add {", "syntax"),
+        ("jobset 'unfinished", "syntax"),
+    ] {
+        let answer = daemon.outcome(request);
+        assert!(answer.starts_with(&format!("error {kind} ")), "{request}: {answer}");
+    }
+}
+
+#[test]
+fn hostile_clients_stall_nobody() {
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask("version");
+    let before = daemon.memory("VmRSS:");
+    // Bad UTF-8 and an endless line get an error.
+    for bytes in [vec![0xff, 0xfe, b'\n'], vec![b'x'; 64 << 20]] {
+        let stream = UnixStream::connect(daemon.socket()).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        // The daemon may hang up on the endless line before it has all of it.
+        let _ = (&stream).write_all(&bytes);
+        let answer = Session::new(stream).line().unwrap();
+        assert!(answer.starts_with("error syntax "), "{answer}");
+    }
+    // Hundreds that never ask, or ask and never read.
+    let mut served = daemon.connect();
+    served.send("version");
+    assert_eq!(served.answer().unwrap().1, "ok");
+    let mut silent = Vec::new();
+    for n in 0..500 {
+        let Ok(mut stream) = UnixStream::connect(daemon.socket()) else { continue };
+        stream.set_nonblocking(true).unwrap();
+        if n % 2 == 0 {
+            let _ = stream.write(&b"help\n".repeat(4096));
+        }
+        silent.push(stream);
+        served.send("status");
+        assert_eq!(served.answer().unwrap().1, "ok");
+    }
+    assert!(daemon.memory("VmRSS:") < before + (64 << 20));
+    drop(silent);
+    let until = Instant::now() + PATIENCE;
+    while daemon.outcome("version") != "ok" {
+        assert!(Instant::now() < until, "the places of clients that left stay taken");
+    }
+}
+
+#[test]
+fn subscribers_hear_what_happens_and_can_come_back() {
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    let mut daemon = Daemon::start(&[]);
+    let mut live = daemon.events();
+    daemon.ask(&repository.add("hello"));
+    let (ended, _) = live.wait_for("build-ended");
+    assert_eq!(ended["status"], "succeeded");
+    let mut session = daemon.connect();
+    session.send(&format!("subscribe jobset=hello from={}", ended["id"].as_i64().unwrap() - 1));
+    assert_eq!(session.event().0["event"], "build-ended");
+}
+
+#[test]
+fn wait_answers_when_all_is_over() {
+    let repository = Repository::with_jobs(&job("one", "sleep 0.3", ""));
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask(&repository.add("hello"));
+    daemon.until("evaluations", |all| all.len() == 1);
+    let evaluation = daemon.ask("wait evaluation 1").remove(0);
+    assert_eq!(evaluation["jobs"]["succeeded"], 1);
+    assert_eq!(daemon.build("one")["status"], "succeeded");
+}

@@ -1,0 +1,203 @@
+//! `kill -9`, SIGTERM and panics, at any moment.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests start programs and wait under deadlines of their own"
+)]
+
+use std::collections::HashMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::support::daemon::Daemon;
+use crate::support::jobs::{Repository, job};
+
+/// How often the daemon is killed.
+const KILLS: usize = 30;
+
+/// Builds of the evaluation that goes on meanwhile.
+const BUILDS: usize = 300;
+
+#[test]
+fn nothing_is_lost_to_kill_9() {
+    let directory = tempfile::tempdir().unwrap();
+    let ran = directory.path().join("ran");
+    let script: String = (0..BUILDS)
+        .map(|n| {
+            // A child in a session of its own, that nothing but the keeper finds.
+            let command = format!("echo {n} >> {}; setsid sleep 1000 & sleep 0.02", ran.display());
+            job(&format!("job-{n}"), &command, "")
+        })
+        .collect();
+    let repository = Repository::with_jobs(&format!("{script}sleep 0.3"));
+    let mut daemon = Daemon::prepare(&["--max-builds=2", "--interval=1"]);
+    daemon.restart();
+    daemon.ask(&repository.add("hello"));
+    let seed = 7;
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..KILLS {
+        std::thread::sleep(Duration::from_millis(random.u64(20..400)));
+        daemon.kill();
+        daemon.launch();
+    }
+    daemon.settle();
+    daemon.until("evaluations hello", |all| all[0]["status"] == "succeeded");
+    daemon.settle();
+    let builds = daemon.ask("builds limit=10000");
+    assert_eq!(builds.len(), BUILDS);
+    for build in &builds {
+        assert_eq!(build["status"], "succeeded", "{build}");
+    }
+    let mut runs: HashMap<&str, usize> = HashMap::new();
+    let text = fs::read_to_string(&ran).unwrap();
+    for line in text.lines() {
+        *runs.entry(line).or_default() += 1;
+    }
+    assert_eq!(runs.len(), BUILDS);
+    // At most those that were running at a kill ran again.
+    let repeated: usize = runs.values().map(|runs| runs - 1).sum();
+    assert!(repeated <= KILLS * 2, "{repeated} runs too many");
+    let mut ends: HashMap<i64, usize> = HashMap::new();
+    let mut events = daemon.events();
+    while ends.values().sum::<usize>() < BUILDS {
+        let (event, _) = events.wait_for("build-ended");
+        *ends.entry(event["build"].as_i64().unwrap()).or_default() += 1;
+    }
+    assert!(ends.values().all(|&ends| ends == 1), "{ends:?}");
+    assert_eq!(daemon.outcome("check-database"), "ok");
+    let evaluation = daemon.ask("evaluations hello limit=1").remove(0);
+    assert_eq!(evaluation["jobs"]["succeeded"], BUILDS);
+    assert_eq!(daemon.stop().code(), Some(0));
+    daemon.wait_for_no_descendants();
+}
+
+#[test]
+fn a_kill_while_fetching_is_made_good() {
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    for n in 0..2000 {
+        repository.write(&format!("file-{n}"), &format!("{n}"));
+    }
+    repository.commit();
+    let mut daemon = Daemon::prepare(&["--interval=1"]);
+    daemon.restart();
+    daemon.ask(&repository.add("hello"));
+    let mut random = fastrand::Rng::with_seed(3);
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(random.u64(1..60)));
+        daemon.kill();
+        daemon.launch();
+    }
+    daemon.until("jobset hello", |jobset| {
+        jobset[0]["status"] == "idle" && !jobset[0]["last-evaluation"].is_null()
+    });
+    daemon.settle();
+    assert_eq!(daemon.build("one")["status"], "succeeded");
+}
+
+#[test]
+fn sigterm_ends_everything_soon_and_it_is_resumed() {
+    let directory = tempfile::tempdir().unwrap();
+    let calm = directory.path().join("calm");
+    let stubborn = format!(
+        "[ -e {} ] || {{ trap '' TERM; setsid sleep 1000 & sleep 1000; sleep 1000; }}",
+        calm.display()
+    );
+    let builds = Repository::with_jobs(&job("one", &stubborn, ""));
+    let evaluation = Repository::with_jobs(&format!("{}{stubborn}", job("two", "true", "")));
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask(&builds.add("builds"));
+    daemon.ask(&evaluation.add("evaluation"));
+    daemon.until("builds status=started", |builds| builds.len() == 1);
+    daemon.until("jobset evaluation", |jobset| jobset[0]["status"] == "evaluating");
+    let began = Instant::now();
+    let status = daemon.stop();
+    assert_eq!(status.code(), Some(0), "{}", daemon.log());
+    assert!(began.elapsed() < Duration::from_secs(10));
+    daemon.wait_for_no_descendants();
+    assert!(!daemon.socket().exists());
+
+    fs::write(&calm, "").unwrap();
+    daemon.restart();
+    daemon.until("jobset evaluation", |jobset| jobset[0]["status"] == "idle");
+    daemon.settle();
+    for job in ["one", "two"] {
+        assert_eq!(daemon.build(job)["status"], "succeeded");
+    }
+    let attempts = daemon.build("one")["attempts"].as_i64().unwrap();
+    assert!(attempts <= 2, "{attempts}");
+}
+
+#[test]
+fn a_build_that_kills_the_daemon_is_aborted_at_the_third_death() {
+    let repository = Repository::with_jobs(&job("killer", "sleep 1000", ""));
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask(&repository.add("hello"));
+    for _ in 0..3 {
+        daemon.until("builds status=started", |builds| builds.len() == 1);
+        daemon.kill();
+        daemon.restart();
+    }
+    daemon.settle();
+    assert_eq!(daemon.build("killer")["status"], "aborted");
+}
+
+#[test]
+fn a_second_daemon_is_refused() {
+    let mut daemon = Daemon::start(&[]);
+    let mut second = Daemon::prepare_in(daemon.state(), &[]);
+    second.launch();
+    assert_eq!(second.wait().code(), Some(1));
+    assert_eq!(daemon.ask("version").len(), 1);
+}
+
+/// Every actor without which the daemon cannot go on.
+#[test]
+fn a_panic_of_an_essential_actor_ends_with_status_70_and_nothing_is_lost() {
+    for actor in ["database", "builder", "evaluator", "updater", "registry", "bridge"] {
+        let repository = Repository::with_jobs(&job("one", "sleep 0.5", ""));
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("panic");
+        let mut daemon = Daemon::prepare(&["--interval=1"]);
+        daemon.environment("GORGET_TEST_PANIC", file.to_str().unwrap());
+        daemon.restart();
+        daemon.ask(&repository.add("hello"));
+        daemon.until("builds", |builds| builds.len() == 1);
+        // Something to fetch and to evaluate, so that all have work.
+        repository.set_jobs(&format!("{}{}", job("one", "sleep 0.5", ""), job("two", "true", "")));
+        fs::write(&file, actor).unwrap();
+        // Each of these makes one of the actors work; the last answers are lost with the daemon.
+        for request in ["trigger hello", "queue", "status"] {
+            if let Ok(stream) = std::os::unix::net::UnixStream::connect(daemon.socket()) {
+                use std::io::Write;
+                let _ = writeln!(&stream, "{request}");
+            }
+        }
+        assert_eq!(daemon.wait().code(), Some(70), "{actor}: {}", daemon.log());
+        daemon.wait_for_no_descendants();
+        daemon.restart();
+        daemon.settle();
+        daemon.until("evaluations hello", |all| all.len() >= 2);
+        daemon.settle();
+        for job in ["one", "two"] {
+            assert_eq!(daemon.build(job)["status"], "succeeded", "{actor}");
+        }
+    }
+}
+
+#[test]
+fn a_monitor_that_panics_is_respawned() {
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("panic");
+    let mut daemon = Daemon::prepare(&[]);
+    daemon.environment("GORGET_TEST_PANIC", file.to_str().unwrap());
+    daemon.restart();
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    repository.set_jobs(&job("two", "true", ""));
+    fs::write(&file, "monitor").unwrap();
+    daemon.outcome("trigger hello");
+    daemon.until("evaluations hello", |all| all.len() == 2);
+    daemon.settle();
+    assert_eq!(daemon.build("two")["status"], "succeeded");
+}

@@ -1,0 +1,96 @@
+//! A full disk, a locked database.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests start programs and wait under deadlines of their own"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::daemon::Daemon;
+use crate::support::jobs::{Repository, job};
+
+/// A small file system in memory, unmounted at the end.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn new(size: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(directory.path())
+            .status()
+            .unwrap();
+        assert!(status.success(), "this test mounts a tmpfs, as root");
+        Self(directory)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
+
+/// Writes until there is no room, leaving `spare` bytes.
+fn fill(directory: &Path, spare: usize) {
+    let file = directory.join("ballast");
+    let mut size = 0;
+    let block = vec![1; 1 << 16];
+    let mut out = fs::File::create(&file).unwrap();
+    while std::io::Write::write_all(&mut out, &block).is_ok() {
+        size += block.len();
+    }
+    drop(out);
+    let file = fs::File::options().write(true).open(&file).unwrap();
+    file.set_len((size - spare) as u64).unwrap();
+}
+
+#[test]
+fn builds_wait_while_the_disk_is_full() {
+    let small = Small::new("64m");
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    let mut daemon = Daemon::prepare_in(
+        &small.path().join("state"),
+        &["--minimum-disk-space=16M", "--interval=3600"],
+    );
+    daemon.restart();
+    fill(small.path(), 8 << 20);
+    daemon.ask(&repository.add("hello"));
+    daemon.until("builds", |builds| builds.len() == 1 && builds[0]["waiting"] == "no space");
+    fs::remove_file(small.path().join("ballast")).unwrap();
+    daemon.settle();
+    assert_eq!(daemon.build("one")["status"], "succeeded");
+    // Full to the last byte while a build runs: it is no failure of the build, and the books stay right.
+    repository.set_jobs(&job("two", "head -c 30000000 /dev/zero > $out", ""));
+    fill(small.path(), 20 << 20);
+    daemon.ask("trigger hello");
+    daemon.until("builds", |builds| builds.iter().any(|build| build["job"] == "two"));
+    fs::remove_file(small.path().join("ballast")).unwrap();
+    daemon.until("evaluations hello", |all| all.len() == 2);
+    assert_eq!(daemon.outcome("check-database"), "ok");
+    assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
+}
+
+#[test]
+fn a_locked_database_delays_and_loses_nothing() {
+    let repository = Repository::with_jobs(&job("one", "sleep 0.2", ""));
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask(&repository.add("hello"));
+    daemon.until("builds status=started", |builds| builds.len() == 1);
+    let other = rusqlite::Connection::open(daemon.database()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // The build ends meanwhile; reads go on, and the daemon says what it waits for.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(daemon.build("one")["status"], "started");
+    other.execute_batch("ROLLBACK").unwrap();
+    daemon.settle();
+    assert_eq!(daemon.build("one")["status"], "succeeded");
+    assert!(daemon.log().contains("locked"), "{}", daemon.log());
+}

@@ -1,0 +1,12 @@
+//! The integration tests: they drive the program itself, in a sandbox.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by a panic, and says more on stderr"
+)]
+
+mod support;
+
+mod cli;
+mod daemon;
+mod tidy;
