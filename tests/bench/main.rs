@@ -196,6 +196,8 @@ fn trigger_to_first_build() {
         daemon.ask(&add(&repository, &name));
         for round in 0..7 {
             let id = format!("{jobset}-{round}");
+            // The commit must be news to the trigger.
+            daemon.settle();
             set_jobs(
                 &repository,
                 &format!(
@@ -204,7 +206,6 @@ fn trigger_to_first_build() {
                     "\n"
                 ),
             );
-            daemon.settle();
             let mut events = subscribe(&mut daemon, "");
             let began = Instant::now();
             daemon.ask(&format!("trigger {name}"));
