@@ -100,14 +100,14 @@ fn prepare(conn: &Connection) -> Result<(), Error> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.execute_batch(
         // NORMAL: a commit survives the death of the process, and of the machine up to the last checkpoint.
-        // Savepoints spill into memory. 32 MiB of cache hold the indexes a large registration touches. The
-        // log is checkpointed every 4000 pages (16 MiB), as such a registration writes the same pages over
-        // and over, and shrinks back to 64 MiB after a burst.
+        // Savepoints spill into memory. 64 MiB of cache hold the indexes a large registration touches. The
+        // log is checkpointed every 16000 pages (64 MiB), as such a registration writes the same pages over
+        // and over, and shrinks back to that after a burst.
         "PRAGMA synchronous = NORMAL;
          PRAGMA foreign_keys = ON;
          PRAGMA temp_store = MEMORY;
-         PRAGMA cache_size = -32768;
-         PRAGMA wal_autocheckpoint = 4000;
+         PRAGMA cache_size = -65536;
+         PRAGMA wal_autocheckpoint = 16000;
          PRAGMA journal_size_limit = 67108864;",
     )?;
     Ok(())

@@ -23,7 +23,7 @@ use crate::sys::process::Killer;
 
 /// Jobs of a batch: enough that the transaction's own cost vanishes among its rows, few enough that other
 /// writers need not wait long.
-const BATCH: usize = 1000;
+const BATCH: usize = 3000;
 
 /// Bytes of a batch: jobs may be as large as a line, and a few batches are on their way at once.
 const BATCH_BYTES: usize = 4 << 20;
