@@ -71,7 +71,7 @@ pub(crate) fn end(
     let jobset: Option<JobsetName> = tx
         .conn
         .prepare_cached(
-            "UPDATE evaluations SET status = ?2, error = ?3, interrupted = ?4, evaltime = ?5
+            "UPDATE evaluations SET status = ?2, error = ?3, interrupted = ?4, evaltime = max(?5, timestamp)
              WHERE id = ?1 AND status = -1 RETURNING jobset",
         )?
         .query_row(params![id, status, error, interrupted, tx.now], |row| row.get(0))

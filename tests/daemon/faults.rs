@@ -1,4 +1,4 @@
-//! A full disk, a locked database.
+//! A full disk, a locked database, a clock that jumps.
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stderr,
@@ -93,4 +93,42 @@ fn a_locked_database_delays_and_loses_nothing() {
     daemon.settle();
     assert_eq!(daemon.build("one")["status"], "succeeded");
     assert!(daemon.log().contains("locked"), "{}", daemon.log());
+}
+
+#[test]
+fn a_clock_that_jumps_stops_nothing() {
+    const DAY: i64 = 86400;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("clock");
+    let set = |days: i64| {
+        // Renamed into place, so that no half of it is ever read.
+        let aside = directory.path().join("new");
+        fs::write(&aside, (days * DAY).to_string()).unwrap();
+        fs::rename(aside, &file).unwrap();
+    };
+    let repository = Repository::with_jobs(&job("job-0", "true", ""));
+    let mut daemon = Daemon::prepare(&["--interval=1"]);
+    daemon.environment("GORGET_TEST_CLOCK", file.to_str().unwrap());
+    daemon.restart();
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    for (n, days) in [(1, 3), (2, -3), (3, 4000), (4, 0)] {
+        let gate = directory.path().join(format!("gate-{n}"));
+        let command = format!("until [ -e {} ]; do sleep 0.05; done", gate.display());
+        repository.set_jobs(&job(&format!("job-{n}"), &command, ""));
+        // Found by a poll, which no jump may put off.
+        daemon.until("builds status=started", |builds| builds.len() == 1);
+        set(days);
+        fs::write(&gate, "").unwrap();
+        daemon.settle();
+        let build = daemon.build(&format!("job-{n}"));
+        assert_eq!(build["status"], "succeeded");
+        assert!(build["stoptime"].as_i64() >= build["starttime"].as_i64(), "{build}");
+    }
+    assert_eq!(daemon.outcome("check-database"), "ok");
+    let evaluations = daemon.ask("evaluations hello");
+    assert_eq!(evaluations.len(), 5);
+    for evaluation in evaluations {
+        assert!(evaluation["evaltime"].as_i64() >= evaluation["timestamp"].as_i64());
+    }
 }

@@ -255,8 +255,9 @@ impl<'t, 'a> Work<'t, 'a> {
         self.tx
             .conn
             .prepare_cached(
-                "UPDATE builds SET status = ?2, stoptime = ?3, error = ?4, canceled_by = ?5, retry_at = NULL,
-                     expired = 0 WHERE id = ?1",
+                // The clock may have been set back since it started.
+                "UPDATE builds SET status = ?2, stoptime = max(?3, coalesce(starttime, ?3)), error = ?4,
+                     canceled_by = ?5, retry_at = NULL, expired = 0 WHERE id = ?1",
             )?
             .execute(params![known.id, status, self.tx.now, error, cause.map(Cause::word)])?;
         self.moved(known, status)?;
