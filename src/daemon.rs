@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::actor;
+use crate::model::error::chain;
 use crate::sys::process::User;
 
 /// Which store backends are opened.
@@ -92,18 +93,6 @@ pub(crate) fn run(config: &Config) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error with all its sources, for one line of the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 /// Panics go to the log, as everything else does, with the whole name of their thread.

@@ -74,15 +74,3 @@ pub(crate) fn start(
     };
     launcher.start(launch, None).map_err(Error::Start)
 }
-
-/// An error with its sources, for the books and for people.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}

@@ -1,6 +1,7 @@
 //! Plain data that every layer speaks of: no I/O, no serialization.
 
 pub(crate) mod build;
+pub(crate) mod error;
 pub(crate) mod evaluation;
 pub(crate) mod event;
 pub(crate) mod job;

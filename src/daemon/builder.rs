@@ -29,6 +29,7 @@ use crate::daemon::Config;
 use crate::db::builds::Changes;
 use crate::db::{Database, Error};
 use crate::model::build::{BuildId, Kind, Order, Outcome};
+use crate::model::error::chain;
 use crate::model::evaluation::EvaluationId;
 use crate::sys::clock;
 use crate::sys::process::{Launcher, User};
@@ -128,7 +129,7 @@ impl Handle {
     /// Starts no more builds, or does again; remembered across restarts of the daemon.
     pub(crate) fn pause(&self, paused: bool) -> Result<(), Gone> {
         self.obey(Command::Pause(paused))?.map_err(|error| {
-            log::error!(target: "builder", "the pause was not recorded: {}", books::chain(&error));
+            log::error!(target: "builder", "the pause was not recorded: {}", chain(&error));
             Gone
         })
     }

@@ -13,9 +13,10 @@ use crossbeam_channel::{Receiver, Sender, at, bounded, never, select_biased};
 
 use self::core::{Core, Effect};
 use super::monitor::{self, Message as MonitorMessage, News, Reply, Seed, Untold};
-use super::{builder, chain, evaluator, updater};
+use super::{builder, evaluator, updater};
 use crate::actor::{self, Ended, Gone, Spawner, Stop, ask};
 use crate::db::{self, Database, Reader};
+use crate::model::error::chain;
 use crate::model::evaluation::Evaluation;
 use crate::model::spec::{JobsetName, Specification};
 use crate::model::status::{EvaluationStatus, JobsetStatus};

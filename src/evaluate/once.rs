@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::time::Instant;
 
+use super::Evaluation;
 use super::place::Place;
 use super::resolve::Resolver;
 use super::run::{self, Cut, Limits, Sink};
-use super::{Evaluation, chain};
+use crate::model::error::chain;
 use crate::model::evaluation::Ending;
 use crate::model::job::NewJob;
 use crate::sys::clock;

@@ -15,6 +15,7 @@ use crate::daemon::registry::Refusal;
 use crate::daemon::{builder, evaluator, registry};
 use crate::db::{self, Database, Reader, records};
 use crate::model::build::{Build, BuildId};
+use crate::model::error::chain;
 use crate::model::evaluation::{Evaluation, EvaluationId};
 use crate::model::status::BuildStatus;
 use crate::model::time::Time;
@@ -279,15 +280,4 @@ pub(super) fn failure(error: db::Error) -> Failure {
         | db::Error::Corrupt(_) => FailureKind::Internal,
     };
     Failure::new(kind, chain(&error))
-}
-
-/// An error with its sources, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

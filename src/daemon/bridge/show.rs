@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::live::{Live, chain, failure, gone, not_found};
+use super::live::{Live, failure, gone, not_found};
 use crate::control::{Answer, Error};
 use crate::daemon::registry::State;
 use crate::db::{builds, evaluations, events, jobsets, maintenance, records};
+use crate::model::error::chain;
 use crate::model::jobset::Jobset;
 use crate::model::spec::{JobsetName, Specification};
 use crate::model::status::JobsetStatus;

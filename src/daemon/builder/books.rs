@@ -15,6 +15,7 @@ use crate::actor::{Gone, Spawner};
 use crate::db::builds::{self, Changes};
 use crate::db::{Database, Error, Tx, records};
 use crate::model::build::{BuildId, Order, Outcome};
+use crate::model::error::chain;
 use crate::model::evaluation::EvaluationId;
 
 /// The setting that keeps builds paused across restarts of the daemon.
@@ -222,15 +223,4 @@ fn start(tx: &mut Tx<'_>, id: BuildId, logs: &std::path::Path) -> Result<Order, 
         return Err(Error::Conflict(format!("build {id} needs build {dependency}")));
     }
     builds::start(tx, id, logs, None)
-}
-
-/// An error with its causes, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

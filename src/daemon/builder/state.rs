@@ -18,6 +18,7 @@ use crate::actor::{Gone, Spawner};
 use crate::db::builds::{self, Changes};
 use crate::db::{Database, Error, Reader, records};
 use crate::model::build::{BuildId, Entry, Kind, Order, Outcome};
+use crate::model::error::chain;
 use crate::sys::{clock, file};
 
 /// Entries that one query loads: enough to make its cost per entry that of a row.
@@ -91,7 +92,7 @@ impl Builder {
         let loaded = records::setting(&self.reader, books::PAUSED)
             .and_then(|paused| Ok((paused, builds::scheduled(&self.reader)?)));
         let (paused, ids) = loaded.map_err(|error| {
-            log::error!(target: "builder", "the queue was not loaded: {}", books::chain(&error));
+            log::error!(target: "builder", "the queue was not loaded: {}", chain(&error));
             Gone
         })?;
         self.queue.set_paused(paused.is_some());
@@ -195,7 +196,7 @@ impl Builder {
                         | Error::Newer { .. }
                         | Error::Corrupt(_)
                         | Error::Unavailable(_) => {
-                            log::error!(target: "builder", "build {id} cannot start: {}", books::chain(&error));
+                            log::error!(target: "builder", "build {id} cannot start: {}", chain(&error));
                         }
                     }
                     self.queue.not_started(id);
@@ -245,7 +246,7 @@ impl Builder {
         let (scheduled, running) = match read {
             Ok(read) => read,
             Err(error) => {
-                log::error!(target: "builder", "the queue was not compared with the books: {}", books::chain(&error));
+                log::error!(target: "builder", "the queue was not compared with the books: {}", chain(&error));
                 return 0;
             }
         };
@@ -339,7 +340,7 @@ impl Builder {
         let (entries, running) = match self.read(&ids) {
             Ok(read) => read,
             Err(error) => {
-                log::error!(target: "builder", "builds were not loaded: {}", books::chain(&error));
+                log::error!(target: "builder", "builds were not loaded: {}", chain(&error));
                 let wait = if error.is_transient() { REREAD } else { REREAD_BROKEN };
                 self.reread = Some(now + wait);
                 return;

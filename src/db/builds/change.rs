@@ -4,6 +4,7 @@
 //! and no scheduled build depends on one that ended badly.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -281,22 +282,7 @@ impl<'t, 'a> Work<'t, 'a> {
 
     /// Ends the scheduled builds that need `id`, which ended badly, directly or not.
     pub(super) fn fail_dependents(&mut self, id: BuildId) -> Result<(), Error> {
-        // Each edge is walked once. CROSS JOIN keeps the order in which the indexes are of use.
-        let hit: Vec<(BuildId, BuildId)> = self
-            .tx
-            .conn
-            .prepare_cached(
-                "WITH RECURSIVE hit (id, via) AS (
-                     SELECT d.source, d.target FROM dependencies d CROSS JOIN builds b ON b.id = d.source
-                     WHERE d.target = ?1 AND b.status = -2
-                     UNION
-                     SELECT d.source, d.target FROM hit CROSS JOIN dependencies d ON d.target = hit.id
-                     CROSS JOIN builds b ON b.id = d.source WHERE b.status = -2)
-                 SELECT id, min(via) FROM hit GROUP BY id ORDER BY id",
-            )?
-            .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<Result<_, _>>()?;
-        for (id, via) in hit {
+        for (id, via) in self.dependents(id, BuildStatus::Scheduled..=BuildStatus::Scheduled)? {
             let known = self.known(id)?;
             let error = format!("dependency {via} failed");
             self.finish(&known, BuildStatus::FailedDependency, Some(&error))?;
@@ -306,25 +292,34 @@ impl<'t, 'a> Work<'t, 'a> {
 
     /// Cancels the pending builds that need `id`, which was canceled, directly or not.
     pub(super) fn cancel_dependents(&mut self, id: BuildId) -> Result<(), Error> {
-        let hit: Vec<(BuildId, BuildId)> = self
-            .tx
-            .conn
-            .prepare_cached(
-                "WITH RECURSIVE hit (id, via) AS (
-                     SELECT d.source, d.target FROM dependencies d CROSS JOIN builds b ON b.id = d.source
-                     WHERE d.target = ?1 AND b.status < 0
-                     UNION
-                     SELECT d.source, d.target FROM hit CROSS JOIN dependencies d ON d.target = hit.id
-                     CROSS JOIN builds b ON b.id = d.source WHERE b.status < 0)
-                 SELECT id, min(via) FROM hit GROUP BY id ORDER BY id",
-            )?
-            .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<Result<_, _>>()?;
-        for (id, via) in hit {
+        for (id, via) in self.dependents(id, BuildStatus::Submitted..=BuildStatus::Started)? {
             let known = self.known(id)?;
             self.cancel(&known, Cause::Dependency(via))?;
         }
         Ok(())
+    }
+
+    /// The builds of these statuses that need `id`, directly or through others of them; each with one that it needs
+    /// on the way.
+    fn dependents(
+        &self,
+        id: BuildId,
+        statuses: RangeInclusive<BuildStatus>,
+    ) -> Result<Vec<(BuildId, BuildId)>, Error> {
+        // Each edge is walked once. CROSS JOIN keeps the order in which the indexes are of use.
+        let mut statement = self.tx.conn.prepare_cached(
+            "WITH RECURSIVE hit (id, via) AS (
+                 SELECT d.source, d.target FROM dependencies d CROSS JOIN builds b ON b.id = d.source
+                 WHERE d.target = ?1 AND b.status BETWEEN ?2 AND ?3
+                 UNION
+                 SELECT d.source, d.target FROM hit CROSS JOIN dependencies d ON d.target = hit.id
+                 CROSS JOIN builds b ON b.id = d.source WHERE b.status BETWEEN ?2 AND ?3)
+             SELECT id, min(via) FROM hit GROUP BY id ORDER BY id",
+        )?;
+        let rows = statement.query_map(params![id, statuses.start(), statuses.end()], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Schedules builds that ended, with the dependencies that `along` says, and revives their dependents.

@@ -3,8 +3,6 @@
 //! It does not heed `stop` but drains until the last handle is gone; `stop` only puts an end to retries that
 //! would keep the process from ending.
 
-use std::error::Error as _;
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, at, never, select_biased};
@@ -13,6 +11,7 @@ use rusqlite::Connection;
 use super::{Applied, Message, Request, Subscriber, Subscription, Tx, late, stopping};
 use crate::actor::{self, Gone, Stop};
 use crate::db::Error;
+use crate::model::error::chain;
 use crate::model::event::Event;
 use crate::sys::clock;
 
@@ -246,15 +245,4 @@ fn execute(conn: &Connection, sql: &str) -> Result<(), Error> {
 fn rolled_back() -> rusqlite::Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
     rusqlite::Error::SqliteFailure(code, Some("the transaction was rolled back".to_owned()))
-}
-
-/// An error with its sources, on one line.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let _ = write!(text, ": {cause}"); // A string takes everything.
-        source = cause.source();
-    }
-    text
 }
