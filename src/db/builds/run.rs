@@ -148,10 +148,12 @@ pub(crate) fn end(
             work.conn()
                 .prepare_cached("UPDATE builds SET retry_at = ?2, error = ?3 WHERE id = ?1")?
                 .execute(params![id, retry_at, why])?;
+            work.settle(id)?;
         }
         Outcome::Interrupted => {
             put_back(&mut work, &known)?;
             take_back_try(&work, id)?;
+            work.settle(id)?;
         }
     }
     work.done()
@@ -169,7 +171,8 @@ fn fail(
     work.fail_dependents(known.id)
 }
 
-/// Schedules a build that was running.
+/// Schedules a build that was running. What it needs may have been restarted meanwhile and have failed: settle it
+/// afterwards.
 fn put_back(work: &mut Work<'_, '_>, known: &Known) -> Result<(), Error> {
     work.conn()
         .prepare_cached(
@@ -241,6 +244,9 @@ pub(crate) fn recover(tx: &mut Tx<'_>) -> Result<usize, Error> {
         work.conn()
             .prepare_cached("UPDATE builds SET deaths = ?2 WHERE id = ?1")?
             .execute(params![id, deaths])?;
+    }
+    for &id in &ids {
+        work.settle(id)?;
     }
     work.done()?;
     Ok(ids.len())

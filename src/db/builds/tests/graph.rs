@@ -2,7 +2,8 @@
 
 use crate::db::Error;
 use crate::db::builds::{self, Changes};
-use crate::db::testing::{Books, failure, job, success};
+use crate::db::testing::{Books, abort, failure, job, success};
+use crate::model::build::Outcome;
 use crate::model::evaluation::Counts;
 use crate::model::job::{NewJob, Work};
 use crate::model::status::BuildStatus::{
@@ -188,4 +189,39 @@ fn several_jobs_of_one_evaluation_may_share_a_build() {
     assert_eq!(books.counts(evaluation), Counts { total: 4, pending: 4, ..Counts::default() });
     books.run("a", &failure());
     assert_eq!(books.counts(evaluation), Counts { total: 4, failed: 4, ..Counts::default() });
+}
+
+#[test]
+fn a_try_that_ends_early_meets_a_need_that_failed_meanwhile() {
+    for outcome in [abort(), Outcome::Interrupted] {
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        let jobs = [job("x", &[]), job("y", &["x"]), job("z", &["y"])];
+        let evaluation = books.evaluated(&name, &jobs);
+        books.run("x", &success());
+        let order = books.start("y");
+        let x = books.id("x");
+        books.write(|tx| builds::restart(tx, x)).unwrap();
+        books.run("x", &failure());
+        assert_eq!(books.status("y"), BuildStatus::Started);
+        let changes = books.write(|tx| builds::end(tx, order.id, order.attempt, &outcome)).unwrap();
+        assert!(changes.scheduled.is_empty());
+        assert_eq!(books.status("y"), BuildStatus::FailedDependency);
+        assert_eq!(books.status("z"), BuildStatus::FailedDependency);
+        assert_eq!(books.counts(evaluation), Counts { total: 3, failed: 3, ..Counts::default() });
+    }
+}
+
+#[test]
+fn recovery_meets_a_need_that_failed_meanwhile() {
+    let mut books = Books::new();
+    let name = books.jobset("a");
+    books.evaluated(&name, &[job("x", &[]), job("y", &["x"])]);
+    books.run("x", &success());
+    books.start("y");
+    let x = books.id("x");
+    books.write(|tx| builds::restart(tx, x)).unwrap();
+    books.run("x", &failure());
+    books.write(builds::recover).unwrap();
+    assert_eq!(books.status("y"), BuildStatus::FailedDependency);
 }
