@@ -34,6 +34,7 @@ use crate::sys::clock;
 use crate::sys::process::{Child, Exit, How, Killer, Launch, Launcher, Program, Read};
 
 pub(crate) use child::child_main;
+pub(crate) use url::hash as mirror_name;
 
 /// A look may take this many times the silence it is allowed, however busy it seems.
 const TOTAL: u32 = 20;

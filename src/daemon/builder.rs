@@ -93,6 +93,12 @@ pub(crate) struct Waiting {
 }
 
 impl Handle {
+    /// A handle whose builder is gone.
+    #[cfg(test)]
+    pub(crate) fn unattended() -> Self {
+        Self { inbox: bounded(1).0 }
+    }
+
     /// Tells the queue what a transaction did.
     pub(crate) fn changed(&self, changes: Changes) -> Result<(), Gone> {
         if changes.is_empty() {

@@ -6,6 +6,7 @@
 mod chores;
 mod files;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, io};
@@ -18,9 +19,11 @@ use super::builder;
 use crate::actor::{self, Gone, Spawner, Stop};
 use crate::db::builds::Changes;
 use crate::db::{self, Database, Reader};
+use crate::git;
 use crate::model::build::BuildId;
 use crate::model::evaluation::EvaluationId;
 use crate::model::time::Time;
+use crate::spec;
 use crate::sys::clock;
 
 /// Evaluations recounted in one round: each costs a scan of its jobs, a few milliseconds for large ones.
@@ -128,6 +131,8 @@ struct Progress {
     build_logs: Option<Walk>,
     evaluation_logs: Option<Walk>,
     checkouts: Option<Walk>,
+    mirrors: Option<Walk>,
+    homes: Option<Walk>,
     products: Option<Walk>,
 }
 
@@ -150,6 +155,7 @@ impl Janitor {
             }
             Chore::Logs => self.logs(),
             Chore::Checkouts => self.checkouts(),
+            Chore::Caches => self.caches(),
             Chore::Products => self.products(),
             Chore::Builds => self.builds(),
             Chore::History => self.history(),
@@ -252,6 +258,46 @@ impl Janitor {
         Ok(true)
     }
 
+    /// Mirrors of URLs that no jobset has, and cache directories of jobsets that are gone.
+    fn caches(&mut self) -> Result<bool, Error> {
+        let cache = &self.settings.cache_directory;
+        let mirrors = files::some_of(&mut self.progress.mirrors, &cache.join("git"), ENTRIES)?;
+        let homes = files::some_of(&mut self.progress.homes, &cache.join("jobsets"), ENTRIES)?;
+        let more = mirrors.is_some() || homes.is_some();
+        let before = clock::wall().before(CHECKOUT_REST);
+        let old = |paths: Option<Vec<PathBuf>>| {
+            let paths = paths.into_iter().flatten();
+            paths.filter(|path| files::is_older(path, before)).collect::<Vec<_>>()
+        };
+        let (mirrors, homes) = (old(mirrors), old(homes));
+        if mirrors.is_empty() && homes.is_empty() {
+            return Ok(more);
+        }
+        let jobsets = db::jobsets::list(self.reader()?)?;
+        let mut used: HashSet<String> = HashSet::new();
+        for jobset in &jobsets {
+            let Ok(specifications) = spec::json::parse(&jobset.specification) else {
+                // What it uses cannot be told.
+                return Ok(false);
+            };
+            let channels = specifications.iter().flat_map(|s| &s.channels);
+            used.extend(channels.map(|channel| git::mirror_name(&channel.url)));
+        }
+        let stem =
+            |path: &Path| path.file_stem().is_some_and(|s| used.contains(&*s.to_string_lossy()));
+        let named = |path: &Path| {
+            let name = path.file_name().unwrap_or_default();
+            jobsets.iter().any(|jobset| name == jobset.name.as_str())
+        };
+        let unused = mirrors.iter().filter(|path| !stem(path));
+        let stale = self.settings.cache_directory.join("stale");
+        for path in unused.chain(homes.iter().filter(|path| !named(path))) {
+            files::set_aside(path, &stale).map_err(|error| Error::Files(path.clone(), error))?;
+            log::debug!(target: "janitor", "{}, which no jobset uses, removed", path.display());
+        }
+        Ok(more)
+    }
+
     fn products(&mut self) -> Result<bool, Error> {
         let ttl = self.settings.ttl;
         let builds = self
@@ -343,3 +389,6 @@ pub(crate) fn set_aside_left_overs(cache_directory: &Path) -> io::Result<()> {
 fn system_time(time: Time) -> std::time::SystemTime {
     std::time::UNIX_EPOCH + Time(0).until(time)
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,11 @@ const MESSAGE: usize = 400;
 /// Shortest password that is cut out wherever it occurs; a shorter one would garble any text.
 const SHORTEST_SECRET: usize = 4;
 
+/// Names the mirror of a URL: 64 hexadecimal digits.
+pub(crate) fn hash(url: &str) -> String {
+    Sha256::digest(url.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A URL of one of the kinds that are fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Url {
@@ -60,7 +65,7 @@ impl Url {
 
     /// Names the mirror: 64 hexadecimal digits.
     pub(super) fn hash(&self) -> String {
-        Sha256::digest(self.text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        hash(&self.text)
     }
 
     /// User name and password as they are written in the URL, decoded.

@@ -11,6 +11,8 @@ pub(super) enum Chore {
     Stale,
     Logs,
     Checkouts,
+    /// Mirrors and caches of jobsets that are gone.
+    Caches,
     Products,
     /// Builds that have waited too long.
     Builds,
@@ -39,6 +41,7 @@ impl Chore {
         (Self::Metrics, Duration::from_secs(30), HOUR),
         (Self::Builds, Duration::from_secs(45), MINUTE),
         (Self::Checkouts, Duration::from_secs(120), HOUR),
+        (Self::Caches, Duration::from_secs(270), DAY),
         (Self::Orphans, Duration::from_secs(150), HOUR),
         (Self::History, Duration::from_secs(180), HOUR),
         (Self::Products, Duration::from_secs(210), HOUR),
@@ -53,6 +56,7 @@ impl Chore {
             Self::Stale => "removal of left-overs",
             Self::Logs => "expiry of logs",
             Self::Checkouts => "removal of unused checkouts",
+            Self::Caches => "removal of unused caches",
             Self::Products => "expiry of products",
             Self::Builds => "expiry of waiting builds",
             Self::History => "expiry of evaluations",
@@ -87,6 +91,7 @@ impl Chores {
             | Chore::Stale
             | Chore::Logs
             | Chore::Checkouts
+            | Chore::Caches
             | Chore::Products
             | Chore::Orphans
             | Chore::Strays
