@@ -6,6 +6,7 @@
 )]
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use crate::support::daemon::Daemon;
 use crate::support::jobs::{Repository, job};
@@ -217,4 +218,48 @@ fn builds_without_a_backend_wait_and_say_so() {
     daemon.until("builds", |builds| {
         builds.len() == 1 && builds[0]["waiting"] == "no backend for derivation builds"
     });
+}
+
+#[test]
+fn evaluators_and_builds_run_as_the_job_user_without_a_way_back() {
+    if !is_root() {
+        eprintln!("left out: only root can run jobs as another user");
+        return;
+    }
+    let repository = Repository::with_jobs(&format!(
+        "id -un >&2; id -Gn >&2; touch mine || exit 9\n{}",
+        job(
+            "who",
+            "id -un; id -Gn; touch $TMPDIR/x here && mkdir $out && echo ok > $out/x; \
+             cat ../../../gorget.db >/dev/null 2>&1 && echo leak; \
+             echo trigger hello | timeout 5 socat - UNIX-CONNECT:$BRIDGE && echo leak; true",
+            r#""products":["here"]"#,
+        )
+    ));
+    let mut daemon = Daemon::start(&["--job-user=nobody"]);
+    let socket = daemon.socket().display().to_string();
+    let jobs = fs::read_to_string(repository.path().join("jobs")).unwrap();
+    repository.set_jobs(&jobs.replacen("#!/bin/sh\n", "", 1).replace("$BRIDGE", &socket));
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    let build = daemon.build("who");
+    assert_eq!(build["status"], "succeeded", "{build}\n{}", daemon.log());
+    let log = |daemon: &mut Daemon, what: &str| {
+        let lines = daemon.ask(&format!("log {what}"));
+        lines.iter().map(|line| line["text"].as_str().unwrap().to_owned()).collect::<String>()
+    };
+    let said = log(&mut daemon, &format!("build {}", build["id"]));
+    assert!(said.starts_with("nobody\nnogroup\n") && !said.contains("leak"), "{said}");
+    let said = log(&mut daemon, "evaluation 1");
+    assert!(said.starts_with("nobody\nnogroup\n"), "{said}");
+    // What the build left is the daemon's again.
+    let out = build["outputs"]["out"].as_str().unwrap();
+    assert_eq!(fs::metadata(out).unwrap().uid(), 0);
+    let warned = daemon.log().contains("run as the daemon's own user");
+    assert!(!warned, "{}", daemon.log());
+}
+
+/// Whether this process is root's.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
 }
