@@ -20,15 +20,27 @@ use std::time::Duration;
 
 use crate::actor;
 use crate::model::error::chain;
+use crate::store::Dialect;
 use crate::sys::process::User;
 
-/// Which store backends are opened.
+/// Which backends are opened, besides that for processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backends {
     Auto,
     Process,
     Guix,
     Nix,
+}
+
+impl Backends {
+    fn daemons(self) -> &'static [Dialect] {
+        match self {
+            Self::Auto => &[Dialect::Guix, Dialect::Nix],
+            Self::Process => &[],
+            Self::Guix => &[Dialect::Guix],
+            Self::Nix => &[Dialect::Nix],
+        }
+    }
 }
 
 /// Everything `register` was told, with defaults filled in.
@@ -54,11 +66,8 @@ pub(crate) struct Config {
     pub(crate) minimum_disk_space: u64,
     pub(crate) job_user: Option<User>,
     pub(crate) socket_group: Option<u32>,
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "only the process backend exists, which every choice opens")
-    )]
     pub(crate) backends: Backends,
+    pub(crate) fallback: bool,
     pub(crate) ttl: Duration,
     pub(crate) log_expiry: Duration,
     pub(crate) build_expiry: Option<Duration>,

@@ -7,6 +7,7 @@ pub(crate) mod command;
 mod cycles;
 mod identity;
 pub(crate) mod line;
+pub(crate) mod nix;
 pub(crate) mod once;
 pub(crate) mod place;
 pub(crate) mod resolve;
@@ -68,7 +69,8 @@ pub(crate) fn start(
 ) -> Result<Child, Error> {
     let launch = match &evaluation.specification.evaluator {
         Evaluator::Command(words) => command::launch(words, evaluation, place),
-        evaluator @ (Evaluator::Guix(_) | Evaluator::Nix(_)) => {
+        Evaluator::Nix(subset) => nix::launch(subset, evaluation, place),
+        evaluator @ Evaluator::Guix(_) => {
             return Err(Error::NotBuiltIn(evaluator.word()));
         }
     };

@@ -19,6 +19,7 @@
 //!   evaluate/N, register/N   one reads an evaluator's jobs, one waits for the books
 //! builder              the ready queue and the backends                daemon/builder.rs
 //!   builder/books, build/N   writes for it; each waits for one build
+//!   store/guix, store/nix    each asks a daemon that is away until it answers
 //! notifier             messages to people, with retries                daemon/notifier.rs
 //!   courier/N          each waits for somebody's server; not waited for at the end
 //! janitor              sweeps, expires, counts                         daemon/janitor.rs
@@ -41,7 +42,7 @@
 //! | --- | --- |
 //! | `cli` | argv to typed commands; the only place that prints |
 //! | `daemon` | the actors; only `daemon/start.rs` and the registry spawn them |
-//! | `control`, `db`, `git`, `logs`, `spec`, `evaluate` | one subject each; they do not know who calls them |
+//! | `control`, `db`, `git`, `logs`, `spec`, `store`, `evaluate` | one subject each; they do not know who calls them |
 //! | `actor` | stop, ask, spawn, pools; nothing of the domain |
 //! | `proto` | lines, S-expressions, the bridge's language; no sockets |
 //! | `sys` | clock, children, signals, sockets, files: the only place with `unsafe`, but for one call in `git` |
@@ -77,6 +78,7 @@ mod logs;
 mod model;
 mod proto;
 mod spec;
+mod store;
 mod sys;
 
 pub use cli::main;

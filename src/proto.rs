@@ -1,5 +1,7 @@
 //! Codecs over `io::Read` and `io::Write`: no sockets, threads or clocks.
 
 pub(crate) mod control;
+pub(crate) mod drv;
 pub(crate) mod line;
 pub(crate) mod sexp;
+pub(crate) mod store;

@@ -9,4 +9,6 @@ mod support;
 
 mod cli;
 mod daemon;
+mod nix;
+mod store;
 mod tidy;

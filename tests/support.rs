@@ -6,6 +6,7 @@
 pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod jobs;
+pub(crate) mod nix;
 pub(crate) mod repository;
 pub(crate) mod sandbox;
 

@@ -49,7 +49,7 @@ complete -c gorget -n '__fish_seen_subcommand_from register' -l threads -x -d 'C
 complete -c gorget -n '__fish_seen_subcommand_from register' -l evaluation-memory -x -d 'Limit the address space of each process of an evaluation to SIZE.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l guix -x -d 'Evaluate Guix jobsets with this command.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l max-builds -x -d 'Run at most N builds at once.'
-complete -c gorget -n '__fish_seen_subcommand_from register' -l builder -x -d 'Open these backends: process, guix (and process), nix (and process), or auto (all). Builds whose backend is closed wait, and say so; only process is built in yet.'
+complete -c gorget -n '__fish_seen_subcommand_from register' -l builder -x -d 'Open these backends: process, guix (and process), nix (and process), or auto (all). Builds whose backend is closed or whose daemon does not answer wait, and say so.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l build-remote -d 'Leave builds of derivations to remote-server.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l fallback -d 'Build what no substitute can be fetched for.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l use-substitutes -d 'Accepted for Cuirass\'s sake, and ignored.'

@@ -224,11 +224,11 @@ pub(crate) const COMMANDS: &[Command] = &[
                         "builder",
                         "BACKEND",
                         "Open these backends: process, guix (and process), nix (and process), or auto (all). \
-                         Builds whose backend is closed wait, and say so; only process is built in yet.",
+                         Builds whose backend is closed or whose daemon does not answer wait, and say so.",
                     )
                     .default("auto"),
                     Flag::switch("build-remote", "Leave builds of derivations to remote-server.").absent(),
-                    Flag::switch("fallback", "Build what no substitute can be fetched for.").absent(),
+                    Flag::switch("fallback", "Build what no substitute can be fetched for."),
                     Flag::switch("use-substitutes", "Accepted for Cuirass's sake, and ignored."),
                     Flag::value(
                         "job-user",

@@ -7,10 +7,13 @@
 //! end is told to the books exactly once.
 
 mod books;
+mod output;
 pub(crate) mod process;
 pub(crate) mod queue;
+mod running;
 mod space;
 mod state;
+pub(crate) mod store;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +27,8 @@ use self::books::{Command, Reply, Written};
 use self::process::Process;
 use self::queue::Reason;
 use self::state::Builder;
+use self::store::StoreDaemon;
+use crate::actor::pool::Pool;
 use crate::actor::{Gone, PATIENCE, Spawner, Stop, ask, fault};
 use crate::daemon::Config;
 use crate::db::builds::Changes;
@@ -31,6 +36,7 @@ use crate::db::{Database, Error};
 use crate::model::build::{BuildId, Kind, Order, Outcome};
 use crate::model::error::chain;
 use crate::model::evaluation::EvaluationId;
+use crate::store::{Address, AddressError, Dialect};
 use crate::sys::clock;
 use crate::sys::process::{Launcher, User};
 
@@ -179,11 +185,17 @@ pub(crate) struct Settings {
     pub(crate) max_log_size: u64,
     pub(crate) minimum_disk_space: u64,
     pub(crate) job_user: Option<User>,
+    pub(crate) fallback: bool,
+    /// The store daemons whose derivations are built.
+    pub(crate) daemons: Vec<(Dialect, Address)>,
 }
 
 impl Settings {
-    pub(crate) fn of(config: &Config) -> Self {
-        Self {
+    /// Store daemons are where the environment says.
+    pub(crate) fn of(config: &Config) -> Result<Self, AddressError> {
+        let daemons = config.backends.daemons().iter();
+        let daemons = daemons.map(|dialect| Ok((*dialect, Address::found(*dialect)?)));
+        Ok(Self {
             state_directory: config.state_directory.clone(),
             cache_directory: config.cache_directory.clone(),
             log_directory: config.log_directory.clone(),
@@ -191,7 +203,9 @@ impl Settings {
             max_log_size: config.max_log_size,
             minimum_disk_space: config.minimum_disk_space,
             job_user: config.job_user.clone(),
-        }
+            fallback: config.fallback,
+            daemons: daemons.collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -206,9 +220,16 @@ pub(crate) struct Ports {
 pub(crate) fn spawn(threads: &Spawner, ports: Ports) -> io::Result<Handle> {
     let Ports { database, launcher, settings } = ports;
     let (lane, reports) = report_lane(settings.max_builds);
-    // The process backend is part of every choice of `--builder`; those for derivations are not there yet.
-    let process = Process::new(threads, launcher, settings.clone(), lane)?;
-    spawn_with(threads, database, &settings, vec![Box::new(process)], reports)
+    // One pool for all: the queue hands out no more than its slots, whatever backend they go to.
+    let pool = Pool::new(threads, "build", settings.max_builds)?;
+    let process = Process::new(pool.clone(), launcher, settings.clone(), lane.clone())?;
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(process)];
+    for (dialect, address) in settings.daemons.iter().cloned() {
+        let (pool, lane) = (pool.clone(), lane.clone());
+        backends
+            .push(Box::new(StoreDaemon::new(threads, pool, dialect, address, &settings, lane)?));
+    }
+    spawn_with(threads, database, &settings, backends, reports)
 }
 
 /// A lane with room for all that backends can have to say at once: an end for every slot, and that something changed.

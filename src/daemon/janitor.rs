@@ -52,6 +52,7 @@ pub(crate) struct Settings {
     /// `checkouts` and `stale` are below it.
     pub(crate) cache_directory: PathBuf,
     pub(crate) products: PathBuf,
+    pub(crate) roots: PathBuf,
     pub(crate) ttl: Duration,
     pub(crate) log_expiry: Duration,
     pub(crate) build_expiry: Option<Duration>,
@@ -157,6 +158,7 @@ impl Janitor {
             Chore::Checkouts => self.checkouts(),
             Chore::Caches => self.caches(),
             Chore::Products => self.products(),
+            Chore::Roots => self.roots(),
             Chore::Builds => self.builds(),
             Chore::History => self.history(),
             Chore::Orphans => self.orphans(),
@@ -306,6 +308,13 @@ impl Janitor {
             self.remove_products(*id)?;
         }
         Ok(builds.len() >= ROWS)
+    }
+
+    fn roots(&self) -> Result<bool, Error> {
+        let before = system_time(clock::wall().before(self.settings.ttl));
+        let removed = builder::store::expire_roots(&self.settings.roots, before, ENTRIES)
+            .map_err(|error| Error::Files(self.settings.roots.clone(), error))?;
+        Ok(removed == ENTRIES)
     }
 
     fn builds(&mut self) -> Result<bool, Error> {

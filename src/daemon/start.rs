@@ -17,6 +17,7 @@ use crate::db::{self, Database};
 use crate::git::Places;
 use crate::model::spec::Specification;
 use crate::spec;
+use crate::store::AddressError;
 use crate::sys::lock::Lock;
 use crate::sys::process::Launcher;
 use crate::sys::signal::{self, Signal};
@@ -40,6 +41,8 @@ pub(super) enum Error {
     Database(db::Error),
     /// Children of an earlier life do not go away.
     Keepers(io::Error),
+    /// A variable names no address of a store daemon.
+    Address(AddressError),
     Thread(&'static str, io::Error),
     Registry(registry::Error),
     Refused(Refusal),
@@ -63,6 +66,7 @@ impl fmt::Display for Error {
             Self::Repeated(name) => write!(f, "the specification files name jobset {name} twice"),
             Self::Database(error) => error.fmt(f),
             Self::Keepers(_) => f.write_str("children of an earlier daemon are still running"),
+            Self::Address(error) => error.fmt(f),
             Self::Thread(name, _) => write!(f, "cannot start {name}"),
             Self::Registry(error) => error.fmt(f),
             Self::Refused(refusal) => write!(f, "cannot register the specifications: {refusal}"),
@@ -83,6 +87,7 @@ impl std::error::Error for Error {
             Self::Database(error) => error.source(),
             Self::Registry(error) => error.source(),
             Self::Taken(..)
+            | Self::Address(_)
             | Self::Specification(_)
             | Self::Repeated(_)
             | Self::Refused(_)
@@ -129,7 +134,7 @@ pub(super) fn start(config: &Config) -> Result<Daemon, Error> {
     let ports = builder::Ports {
         database: database.clone(),
         launcher: launcher.clone(),
-        settings: builder::Settings::of(config),
+        settings: builder::Settings::of(config).map_err(Error::Address)?,
     };
     let builder = builder::spawn(&spawner, ports).map_err(|e| Error::Thread("builder", e))?;
     let ports = evaluator::Ports {
@@ -270,6 +275,7 @@ fn janitor_settings(config: &Config) -> janitor::Settings {
     janitor::Settings {
         log_directory: config.log_directory.clone(),
         cache_directory: config.cache_directory.clone(),
+        roots: builder::store::roots_directory(&config.state_directory),
         products: config.state_directory.join("products"),
         ttl: config.ttl,
         log_expiry: config.log_expiry,

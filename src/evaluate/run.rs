@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::line::{self, MAX_LINE};
+use super::nix;
 use super::resolve::{self, Resolver};
 use crate::model::evaluation::Ending;
 use crate::model::job::{NewJob, Work};
@@ -66,6 +67,8 @@ pub(crate) struct Limits {
     pub(crate) memory: Option<u64>,
     /// The program, for people.
     pub(crate) program: String,
+    /// Whether it is one of ours, which says in a last line [`nix::SAYS`] why it failed.
+    pub(crate) explains: bool,
 }
 
 impl Limits {
@@ -76,7 +79,8 @@ impl Limits {
             evaluator @ (Evaluator::Guix(_) | Evaluator::Nix(_)) => evaluator.word().to_owned(),
         };
         let timeout = specification.evaluation_timeout;
-        Self { timeout, started, memory: evaluation.memory, program }
+        let explains = matches!(specification.evaluator, Evaluator::Nix(_));
+        Self { timeout, started, memory: evaluation.memory, program, explains }
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -213,7 +217,11 @@ fn ended(
 fn reason(exit: &Exit, tail: &[u8], limits: &Limits) -> Option<String> {
     let reason = match &exit.how {
         How::Code(0) => return None,
-        How::Code(code) => format!("exit status {code}"),
+        How::Code(code) => limits
+            .explains
+            .then(|| explanation(tail))
+            .flatten()
+            .unwrap_or_else(|| format!("exit status {code}")),
         How::Signal(signal) => format!("signal {signal}"),
         How::NotStarted(why) => {
             // The keeper says what it did not find; which program it was is said once.
@@ -230,6 +238,13 @@ fn reason(exit: &Exit, tail: &[u8], limits: &Limits) -> Option<String> {
         None if exit.oom => Some(format!("out of memory: {reason}")),
         None => Some(reason),
     }
+}
+
+/// What a program of ours said last: the first line of it.
+fn explanation(tail: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(tail);
+    let last = text.lines().rev().find_map(|line| line.strip_prefix(nix::SAYS))?;
+    Some(last.to_owned()).filter(|last| !last.is_empty())
 }
 
 /// Whether the last words were about memory: as the C library, Guile, Nix, Python, C++, Rust and

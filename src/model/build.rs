@@ -64,7 +64,21 @@ pub(crate) struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
     Process,
-    Derivation,
+    Derivation(Store),
+}
+
+/// Whose store a derivation is in. Guix's is where it always is; Nix's can be anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Store {
+    Guix,
+    Nix,
+}
+
+impl Store {
+    /// The store of a derivation's file, or of the beginning of its name.
+    pub(crate) fn of(derivation: &str) -> Self {
+        if derivation.starts_with("/gnu/store/") { Self::Guix } else { Self::Nix }
+    }
 }
 
 /// All that a backend needs to run one build.
@@ -99,6 +113,8 @@ pub(crate) enum Outcome {
     },
     /// The build itself said so: why.
     Failed(String),
+    /// Something that it needs, and that is no job, failed: what, and why.
+    DependencyFailed(String),
     /// The infrastructure broke: why. The build is tried again, with backoff.
     Aborted(String),
     /// Our own stop ended it: scheduled again at once, and no try is spent.

@@ -16,6 +16,10 @@ mod daemon;
 #[path = "../support/jobs.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod jobs;
+mod nix;
+#[path = "../support/nix.rs"]
+#[allow(dead_code, reason = "shared with the tests, which need more of it")]
+mod nix_daemon;
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -31,13 +35,15 @@ const MANY: usize = 100_000;
 
 fn main() {
     let only = std::env::var("ONLY").unwrap_or_default();
-    let all: [(&str, fn()); 6] = [
+    let all: [(&str, fn()); 8] = [
         ("registration", registration_and_recovery),
         ("trigger", trigger_to_first_build),
         ("builds", builds_of_true),
         ("idle", idle_jobsets),
         ("poll", poll_with_nothing_new),
         ("bridge", bridge_among_silent_clients),
+        ("nix-builds", nix::builds),
+        ("nix-evaluation", nix::evaluation),
     ];
     for (_, run) in all.iter().filter(|(name, _)| name.contains(&only)) {
         run();

@@ -1,11 +1,10 @@
-//! The process backend: runs a build's command in a fresh checkout, on a thread of a pool of its own.
+//! The process backend: runs a build's command in a fresh checkout, on a thread of the builders' pool.
 //!
 //! Invariant: each build that was started is reported exactly once, whether its job ran, panicked or was never
 //! taken up by a thread.
 
 mod job;
 mod limits;
-mod output;
 mod products;
 #[cfg(test)]
 mod tests;
@@ -13,15 +12,16 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use crossbeam_channel::Sender;
 
 use self::job::Tools;
 use super::queue::Reason;
+use super::running::{Leash, Unreported};
 use super::{Backend, Report, Settings};
 use crate::actor::pool::Pool;
-use crate::actor::{Spawner, fault, panic_message};
+use crate::actor::{fault, panic_message};
 use crate::model::build::{BuildId, Kind, Order, Outcome};
 use crate::sys::process::{Killer, Launcher};
 
@@ -43,18 +43,17 @@ pub(crate) struct Process {
     lane: Sender<Report>,
     host: String,
     /// Of the builds that run, and perhaps a few that did.
-    leashes: BTreeMap<BuildId, Weak<Leash>>,
+    leashes: BTreeMap<BuildId, Weak<Leash<Killer>>>,
 }
 
 impl Process {
     /// `lane` needs room for a report from each of `settings.max_builds` builds.
     pub(super) fn new(
-        threads: &Spawner,
+        pool: Pool,
         launcher: Launcher,
         settings: Settings,
         lane: Sender<Report>,
     ) -> io::Result<Self> {
-        let pool = Pool::new(threads, "build", settings.max_builds)?;
         let tools = Arc::new(Tools::new(launcher, settings)?);
         Ok(Self { tools, pool, lane, host: host_system(), leashes: BTreeMap::new() })
     }
@@ -73,12 +72,7 @@ impl Backend for Process {
         self.leashes.retain(|_, leash| leash.strong_count() > 0);
         let leash = Arc::new(Leash::default());
         self.leashes.insert(order.id, Arc::downgrade(&leash));
-        let report = Unreported {
-            lane: self.lane.clone(),
-            id: order.id,
-            attempt: order.attempt,
-            outcome: Outcome::Interrupted,
-        };
+        let report = Unreported::new(&self.lane, &order);
         let tools = Arc::clone(&self.tools);
         // The builder hands out no more than there are threads; a refusal says that they are stopping, and then
         // dropping the job reports it.
@@ -99,66 +93,5 @@ impl Backend for Process {
         if let Some(leash) = self.leashes.get(&id).and_then(Weak::upgrade) {
             leash.cancel();
         }
-    }
-}
-
-/// The report that is due for a build: dropped unsent, it says that the build was interrupted.
-struct Unreported {
-    lane: Sender<Report>,
-    id: BuildId,
-    attempt: i64,
-    outcome: Outcome,
-}
-
-impl Unreported {
-    fn send(mut self, outcome: Outcome) {
-        self.outcome = outcome;
-    }
-}
-
-impl Drop for Unreported {
-    fn drop(&mut self) {
-        let Self { id, attempt, .. } = *self;
-        let outcome = std::mem::replace(&mut self.outcome, Outcome::Interrupted);
-        // A builder that is gone needs no report.
-        let _ = self.lane.send(Report::Ended { id, attempt, outcome });
-    }
-}
-
-/// Cancels one job from the builder's thread, whether its child runs yet or not.
-#[derive(Default)]
-pub(super) struct Leash(Mutex<Hold>);
-
-#[derive(Default)]
-enum Hold {
-    #[default]
-    Loose,
-    Child(Killer),
-    Canceled,
-}
-
-impl Leash {
-    fn cancel(&self) {
-        let mut hold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Hold::Child(killer) = &*hold {
-            killer.cancel();
-        }
-        *hold = Hold::Canceled;
-    }
-
-    /// Puts a child on the leash; false if it was canceled before.
-    fn take(&self, killer: Killer) -> bool {
-        let mut hold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match *hold {
-            Hold::Loose | Hold::Child(_) => {
-                *hold = Hold::Child(killer);
-                true
-            }
-            Hold::Canceled => false,
-        }
-    }
-
-    fn is_canceled(&self) -> bool {
-        matches!(*self.0.lock().unwrap_or_else(PoisonError::into_inner), Hold::Canceled)
     }
 }

@@ -40,7 +40,6 @@ pub(crate) enum Reason {
     /// Nobody here builds for this system.
     NoWorker(Arc<str>),
     NoBackend(Kind),
-    #[cfg_attr(not(test), expect(dead_code, reason = "a store backend's"))]
     StoreUnreachable,
 }
 
@@ -55,7 +54,7 @@ impl fmt::Display for Reason {
             Self::RetryAt(time) => write!(f, "retry at {time}"),
             Self::NoWorker(system) => write!(f, "no worker for {system}"),
             Self::NoBackend(Kind::Process) => f.write_str("no backend for command builds"),
-            Self::NoBackend(Kind::Derivation) => f.write_str("no backend for derivation builds"),
+            Self::NoBackend(Kind::Derivation(_)) => f.write_str("no backend for derivation builds"),
             Self::StoreUnreachable => f.write_str("store unreachable"),
         }
     }

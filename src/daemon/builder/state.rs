@@ -17,7 +17,7 @@ use super::{Backend, Report, Settings, Waiting};
 use crate::actor::{Gone, Spawner};
 use crate::db::builds::{self, Changes};
 use crate::db::{Database, Error, Reader, records};
-use crate::model::build::{BuildId, Entry, Kind, Order, Outcome};
+use crate::model::build::{BuildId, Entry, Kind, Order, Outcome, Store};
 use crate::model::error::chain;
 use crate::sys::{clock, file};
 
@@ -316,7 +316,11 @@ impl Builder {
 
     /// Gives a build that the books say is started to its backend.
     fn start(&mut self, order: Order) {
-        let kind = if order.process.is_some() { Kind::Process } else { Kind::Derivation };
+        let kind = if order.process.is_some() {
+            Kind::Process
+        } else {
+            Kind::Derivation(Store::of(&order.derivation))
+        };
         let able = |backend: &dyn Backend| {
             backend.kind() == kind && backend.obstacle(&order.system).is_none()
         };

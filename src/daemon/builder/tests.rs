@@ -62,6 +62,8 @@ fn settings(place: &TempDir) -> Settings {
         max_log_size: 1 << 20,
         minimum_disk_space: 0,
         job_user: None,
+        fallback: false,
+        daemons: Vec::new(),
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) enum Chore {
     /// Mirrors and caches of jobsets that are gone.
     Caches,
     Products,
+    /// Links that keep store items.
+    Roots,
     /// Builds that have waited too long.
     Builds,
     /// Old evaluations.
@@ -45,6 +47,7 @@ impl Chore {
         (Self::Orphans, Duration::from_secs(150), HOUR),
         (Self::History, Duration::from_secs(180), HOUR),
         (Self::Products, Duration::from_secs(210), HOUR),
+        (Self::Roots, Duration::from_secs(225), HOUR),
         (Self::Logs, Duration::from_secs(240), DAY),
         (Self::Strays, Duration::from_secs(300), DAY),
     ];
@@ -58,6 +61,7 @@ impl Chore {
             Self::Checkouts => "removal of unused checkouts",
             Self::Caches => "removal of unused caches",
             Self::Products => "expiry of products",
+            Self::Roots => "expiry of roots",
             Self::Builds => "expiry of waiting builds",
             Self::History => "expiry of evaluations",
             Self::Orphans => "removal of unwanted builds",
@@ -93,6 +97,7 @@ impl Chores {
             | Chore::Checkouts
             | Chore::Caches
             | Chore::Products
+            | Chore::Roots
             | Chore::Orphans
             | Chore::Strays
             | Chore::Metrics => true,

@@ -24,6 +24,7 @@ impl Bench {
             log_directory: path.join("log"),
             cache_directory: path.join("cache"),
             products: path.join("products"),
+            roots: path.join("gcroots"),
             ttl: Duration::from_secs(3600),
             log_expiry: Duration::from_secs(3600),
             build_expiry: None,

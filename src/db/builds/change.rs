@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Changes;
 use crate::db::{Error, Tx};
-use crate::model::build::{BuildId, Kind};
+use crate::model::build::{BuildId, Kind, Store};
 use crate::model::evaluation::{Counts, EvaluationId};
 use crate::model::event::What;
 use crate::model::spec::JobsetName;
@@ -86,15 +86,16 @@ pub(super) struct Known {
 pub(super) fn kind_number(kind: Option<Kind>) -> i64 {
     match kind {
         Some(Kind::Process) => 0,
-        Some(Kind::Derivation) => 1,
+        Some(Kind::Derivation(_)) => 1,
         None => 2,
     }
 }
 
-pub(super) fn kind_from(number: i64) -> Result<Option<Kind>, Error> {
+/// `derivation`: the derivation, or its beginning.
+pub(super) fn kind_from(number: i64, derivation: &str) -> Result<Option<Kind>, Error> {
     match number {
         0 => Ok(Some(Kind::Process)),
-        1 => Ok(Some(Kind::Derivation)),
+        1 => Ok(Some(Kind::Derivation(Store::of(derivation)))),
         2 => Ok(None),
         _ => Err(Error::Corrupt("the kind of a build")),
     }
@@ -114,16 +115,19 @@ pub(super) fn find(conn: &Connection, id: BuildId) -> Result<Option<Known>, Erro
             attempts: row.get(7)?,
             deaths: row.get(8)?,
         };
-        Ok((known, row.get::<_, i64>(1)?))
+        Ok((known, row.get::<_, i64>(1)?, row.get::<_, String>(9)?))
     };
     let found = conn
         .prepare_cached(
-            "SELECT status, kind, evaluation, jobset, job, system, attempt, attempts, deaths
+            "SELECT status, kind, evaluation, jobset, job, system, attempt, attempts, deaths,
+                 substr(derivation, 1, 12)
              FROM builds WHERE id = ?1",
         )?
         .query_row([id], read)
         .optional()?;
-    found.map(|(known, kind)| Ok(Known { kind: kind_from(kind)?, ..known })).transpose()
+    found
+        .map(|(known, kind, store)| Ok(Known { kind: kind_from(kind, &store)?, ..known }))
+        .transpose()
 }
 
 /// The counter that shows builds of this status.

@@ -14,7 +14,8 @@ pub(crate) fn entries(conn: &Connection, ids: &[BuildId]) -> Result<Vec<Entry>, 
     // One snapshot, so that no entry waits for a build that ended between two look-ups.
     let snapshot = conn.is_autocommit().then(|| conn.unchecked_transaction()).transpose()?;
     let mut builds = conn.prepare_cached(
-        "SELECT priority, timestamp, system, kind, retry_at FROM builds WHERE id = ?1 AND status = -2",
+        "SELECT priority, timestamp, system, kind, retry_at, substr(derivation, 1, 12)
+         FROM builds WHERE id = ?1 AND status = -2",
     )?;
     let mut needs = conn.prepare_cached(
         "SELECT t.id FROM dependencies d CROSS JOIN builds t ON t.id = d.target
@@ -24,12 +25,19 @@ pub(crate) fn entries(conn: &Connection, ids: &[BuildId]) -> Result<Vec<Entry>, 
     for &id in ids {
         let found = builds
             .query_row([id], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, i64>(3)?, row.get(4)?))
+                Ok((
+                    row.get(0)?,
+                    row.get(1)?,
+                    row.get(2)?,
+                    row.get::<_, i64>(3)?,
+                    row.get(4)?,
+                    row.get::<_, String>(5)?,
+                ))
             })
             .optional()?;
-        let Some((priority, timestamp, system, kind, retry_at)) = found else { continue };
+        let Some((priority, timestamp, system, kind, retry_at, store)) = found else { continue };
         // An `error` job is never scheduled.
-        let Some(kind) = kind_from(kind)? else { continue };
+        let Some(kind) = kind_from(kind, &store)? else { continue };
         let waits_for = needs.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
         entries.push(Entry { id, priority, timestamp, system, kind, waits_for, retry_at });
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::change::{Along, Cause, Known, Work, is_lost, kind_number};
 use super::{Changes, weather};
 use crate::db::{Error, Tx};
-use crate::model::build::{BuildId, Kind};
+use crate::model::build::{BuildId, Kind, Store};
 use crate::model::evaluation::EvaluationId;
 use crate::model::event::What;
 use crate::model::job::{NewJob, ProcessWork, Work as JobWork};
@@ -130,7 +130,9 @@ fn insert_build(
 ) -> Result<Option<(BuildId, BuildStatus)>, Error> {
     let (kind, status, error) = match &job.work {
         JobWork::Process(_) => (Some(Kind::Process), BuildStatus::Scheduled, None),
-        JobWork::Derivation => (Some(Kind::Derivation), BuildStatus::Scheduled, None),
+        JobWork::Derivation => {
+            (Some(Kind::Derivation(Store::of(&job.derivation))), BuildStatus::Scheduled, None)
+        }
         JobWork::Error(message) => (None, BuildStatus::Failed, Some(message)),
     };
     let conn = work.conn();

@@ -72,7 +72,7 @@ fn order(tx: &Tx<'_>, known: Known, log: PathBuf) -> Result<Order, Error> {
             let (work, needs) = process_work(tx, id)?;
             (Some(work), needs)
         }
-        Some(Kind::Derivation) | None => (None, Vec::new()),
+        Some(Kind::Derivation(_)) | None => (None, Vec::new()),
     };
     Ok(Order {
         id,
@@ -137,6 +137,9 @@ pub(crate) fn end(
         }
         Outcome::Failed(why) => {
             fail(&mut work, &known, BuildStatus::Failed, why)?;
+        }
+        Outcome::DependencyFailed(why) => {
+            fail(&mut work, &known, BuildStatus::FailedDependency, why)?;
         }
         Outcome::Aborted(why) if known.attempts >= TRIES => {
             fail(&mut work, &known, BuildStatus::Aborted, why)?;

@@ -12,14 +12,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::limits::{Exceeded, Limits};
-use super::output::{Output, Refused};
-use super::{Leash, products};
+use super::products;
 use crate::daemon::builder::Settings;
+use crate::daemon::builder::output::{Output, Refused};
+use crate::daemon::builder::running::Leash;
 use crate::evaluate;
 use crate::evaluate::place::Place;
 use crate::model::build::{Order, Outcome, Product};
 use crate::model::job::ProcessWork;
-use crate::sys::process::{Child, Exit, How, Launch, Launcher, Program, Read};
+use crate::sys::process::{Child, Exit, How, Killer, Launch, Launcher, Program, Read};
 use crate::sys::{clock, file};
 
 /// How long a build that is to stop may take to end by itself.
@@ -101,7 +102,7 @@ fn make_passable(path: &Path) -> io::Result<()> {
 }
 
 /// Runs one build to its end.
-pub(super) fn run(tools: &Tools, order: &Order, leash: &Leash) -> Outcome {
+pub(super) fn run(tools: &Tools, order: &Order, leash: &Leash<Killer>) -> Outcome {
     let outcome = attempt(tools, order, leash).unwrap_or_else(Outcome::from);
     let directory = tools.products(order);
     let removed = match &outcome {
@@ -109,9 +110,10 @@ pub(super) fn run(tools: &Tools, order: &Order, leash: &Leash) -> Outcome {
             file::remove_tree(&directory)
         }
         Outcome::Succeeded { .. } => Ok(()),
-        Outcome::Failed(_) | Outcome::Aborted(_) | Outcome::Interrupted => {
-            file::remove_tree(&directory)
-        }
+        Outcome::Failed(_)
+        | Outcome::DependencyFailed(_)
+        | Outcome::Aborted(_)
+        | Outcome::Interrupted => file::remove_tree(&directory),
     };
     if let Err(error) = removed {
         log::warn!(target: "builder", "cannot remove {}: {error}", directory.display());
@@ -119,7 +121,7 @@ pub(super) fn run(tools: &Tools, order: &Order, leash: &Leash) -> Outcome {
     outcome
 }
 
-fn attempt(tools: &Tools, order: &Order, leash: &Leash) -> Result<Outcome, Trouble> {
+fn attempt(tools: &Tools, order: &Order, leash: &Leash<Killer>) -> Result<Outcome, Trouble> {
     let settings = &tools.settings;
     let work = order
         .process

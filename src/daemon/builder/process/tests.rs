@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, bounded};
 use tempfile::TempDir;
 
 use super::*;
+use crate::actor::Spawner;
 use crate::actor::Threads;
 use crate::model::build::Product;
 use crate::model::evaluation::{Checkout, EvaluationId};
@@ -47,13 +48,17 @@ impl Bench {
             max_log_size: 1 << 20,
             minimum_disk_space: 0,
             job_user: None,
+            fallback: false,
+            daemons: Vec::new(),
         };
         adjust(&mut settings);
         let (spawner, threads) = Spawner::new();
         let keepers = place.path().join("keepers");
         let launcher = Launcher::new(keepers, clock::now() + LONG).unwrap();
         let (lane, reports) = bounded(settings.max_builds);
-        let process = Process::new(&spawner, launcher, settings, lane).unwrap();
+        let process =
+            Process::new(Pool::new(&spawner, "build", 2).unwrap(), launcher, settings, lane)
+                .unwrap();
         Self { place, process, reports, threads: Some(threads) }
     }
 

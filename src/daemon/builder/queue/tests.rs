@@ -3,6 +3,7 @@
 mod history;
 
 use super::*;
+use crate::model::build::Store;
 use crate::sys::clock;
 
 const HOST: &str = "x86_64-linux";
@@ -10,7 +11,7 @@ const HOST: &str = "x86_64-linux";
 /// Here are builders for commands on the host's system only.
 fn obstacle(kind: Kind, system: &str) -> Option<Reason> {
     match kind {
-        Kind::Derivation => Some(Reason::NoBackend(kind)),
+        Kind::Derivation(_) => Some(Reason::NoBackend(kind)),
         Kind::Process if system != HOST => Some(Reason::NoWorker(system.into())),
         Kind::Process => None,
     }
@@ -192,7 +193,7 @@ fn every_wait_has_its_reason() {
     bench.load(vec![
         entry(1, 50),
         Entry { system: "aarch64-linux".to_owned(), ..entry(2, 50) },
-        Entry { kind: Kind::Derivation, ..entry(3, 50) },
+        Entry { kind: Kind::Derivation(Store::Guix), ..entry(3, 50) },
     ]);
     assert_eq!(bench.reason(2).unwrap(), "no worker for aarch64-linux");
     assert_eq!(bench.reason(3).unwrap(), "no backend for derivation builds");
@@ -213,7 +214,7 @@ fn every_wait_has_its_reason() {
 #[test]
 fn an_obstacle_that_goes_away_sets_builds_free() {
     let mut bench = Bench::new(2);
-    bench.load(vec![Entry { kind: Kind::Derivation, ..entry(1, 0) }, entry(2, 50)]);
+    bench.load(vec![Entry { kind: Kind::Derivation(Store::Guix), ..entry(1, 0) }, entry(2, 50)]);
     let listed: Vec<i64> = bench.queue.first(9).iter().map(|(id, _)| id.0).collect();
     assert_eq!(listed, [2, 1], "what cannot run is listed last");
     bench.queue.reconsider(&|_, _| None);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::db::builds::{self, Changes, Filter};
 use crate::db::testing::{Books, abort, failure, job, success, version};
 use crate::db::{Error, evaluations, notifications};
-use crate::model::build::{Kind, Outcome, Product};
+use crate::model::build::{Kind, Outcome, Product, Store};
 use crate::model::evaluation::{Counts, Ending};
 use crate::model::event::What;
 use crate::model::job::{NewJob, Work};
@@ -39,7 +39,7 @@ fn what_is_registered_can_be_read_back() {
     let (x, y) = (books.id("/gnu/store/x.drv"), books.id("y"));
     assert_eq!(changes, Changes { scheduled: vec![x, y], ended: vec![] });
     let entries = builds::entries(&books.conn, &[x, y]).unwrap();
-    assert_eq!((entries[0].kind, &*entries[0].waits_for), (Kind::Derivation, &[][..]));
+    assert_eq!((entries[0].kind, &*entries[0].waits_for), (Kind::Derivation(Store::Guix), &[][..]));
     assert_eq!((entries[1].kind, &*entries[1].waits_for), (Kind::Process, &[x][..]));
     assert_eq!(books.build("/gnu/store/x.drv").outputs, outputs);
     assert_eq!(books.counts(evaluation), Counts { total: 2, pending: 2, ..Counts::default() });

@@ -1,0 +1,281 @@
+//! One derivation build, from its connection to its roots. Runs on a thread of the pool and blocks as it likes.
+//!
+//! Invariant: a build succeeds only when the daemon itself says that all outputs are valid, and its connection, which
+//! holds them, is closed only when they have their roots.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::probe::Reach;
+use super::roots;
+use crate::daemon::builder::Settings;
+use crate::daemon::builder::output::{Output as Log, Refused};
+use crate::daemon::builder::running::Leash;
+use crate::model::build::{Order, Outcome};
+use crate::model::error::chain;
+use crate::proto::drv;
+use crate::store::{
+    Address, Closer, Connection, Cut, Dialect, Error, Options, Output, Sink, Verdict,
+};
+
+/// Bytes of a derivation that are read: they are kilobytes, a few of them megabytes.
+const MAX_DERIVATION: u64 = 64 << 20;
+
+/// How much longer than a builder the daemon may say nothing: it enforces the limit itself, and may be busy.
+const SLACK: Duration = Duration::from_secs(600);
+
+/// How long the daemon may say nothing when a builder may be silent for ever.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What all jobs share.
+pub(super) struct Tools {
+    dialect: Dialect,
+    address: Address,
+    fallback: bool,
+    max_log_size: u64,
+    roots: PathBuf,
+}
+
+impl Tools {
+    pub(super) fn new(dialect: Dialect, address: Address, settings: &Settings) -> Self {
+        Self {
+            dialect,
+            address,
+            fallback: settings.fallback,
+            max_log_size: settings.max_log_size,
+            roots: super::roots_directory(&settings.state_directory),
+        }
+    }
+}
+
+/// Runs one build to its end.
+pub(super) fn run(tools: &Tools, order: &Order, leash: &Leash<Closer>, reach: &Reach) -> Outcome {
+    let outcome = attempt(tools, order, leash, reach).unwrap_or_else(|outcome| outcome);
+    match outcome {
+        // Whatever broke, we broke it.
+        Outcome::Aborted(_) if leash.is_canceled() => Outcome::Interrupted,
+        outcome => outcome,
+    }
+}
+
+fn aborted(doing: &str, error: &io::Error) -> Outcome {
+    Outcome::Aborted(format!("cannot {doing}: {error}"))
+}
+
+fn attempt(
+    tools: &Tools,
+    order: &Order,
+    leash: &Leash<Closer>,
+    reach: &Reach,
+) -> Result<Outcome, Outcome> {
+    let mut log = Log::create(&order.log, tools.max_log_size)
+        .map_err(|error| aborted("create the log", &error))?;
+    let lost = |error: Error| match error {
+        Error::Refused(message) => Outcome::Aborted(message),
+        error => {
+            reach.lose();
+            Outcome::Aborted(chain(&error))
+        }
+    };
+    let mut connection = match Connection::open(&tools.address, tools.dialect) {
+        Ok(connection) => connection,
+        Err(error) => {
+            // It was there a moment ago. Nothing was tried yet.
+            log::warn!(target: "builder", "build {}: {}", order.id, chain(&error));
+            reach.lose();
+            return Ok(Outcome::Interrupted);
+        }
+    };
+    let closer = connection.closer().map_err(|error| aborted("hold the connection", &error))?;
+    if !leash.take(closer) {
+        return Ok(Outcome::Interrupted);
+    }
+    let seconds = |seconds: i64| u64::try_from(seconds).unwrap_or(0);
+    let options = Options {
+        fallback: tools.fallback,
+        timeout: seconds(order.timeout),
+        max_silent_time: seconds(order.max_silent_time),
+    };
+    connection.set_options(&options).map_err(lost)?;
+    connection.add_temporary_root(&order.derivation).map_err(lost)?;
+    if !connection.is_valid(&order.derivation).map_err(lost)? {
+        return Ok(Outcome::Aborted(format!("{} is not in the store", order.derivation)));
+    }
+    let derivation = read(&order.derivation)?;
+    let outputs: Vec<&str> = derivation.outputs.values().map(String::as_str).collect();
+    for output in &outputs {
+        connection.add_temporary_root(output).map_err(lost)?;
+    }
+    if connection.valid(&outputs).map_err(lost)?.len() == outputs.len() {
+        log.note("already in the store").map_err(|error| aborted("write the log", &error))?;
+    } else {
+        let silence = match options.max_silent_time {
+            0 => LONGEST,
+            seconds => Duration::from_secs(seconds) + SLACK,
+        };
+        let mut sink = Follower { target: &order.derivation, log: &mut log, input: None };
+        let verdict = connection.build(&order.derivation, silence, &mut sink);
+        let limit = tools.max_log_size;
+        if let Some(outcome) = judge(verdict, order, &mut log, limit, &lost)? {
+            return Ok(outcome);
+        }
+        let valid = connection.valid(&outputs).map_err(lost)?;
+        if let Some(missing) = outputs.iter().find(|output| !valid.iter().any(|v| v == *output)) {
+            let why =
+                format!("the daemon said that {missing} was built, and it is not in the store");
+            return Ok(Outcome::Aborted(why));
+        }
+    }
+    for output in &outputs {
+        roots::keep(&mut connection, &tools.roots, output).map_err(|trouble| match trouble {
+            roots::Trouble::Link(error) => aborted("keep what was built", &error),
+            roots::Trouble::Daemon(error) => lost(error),
+        })?;
+    }
+    log.flush().map_err(|error| aborted("write the log", &error))?;
+    Ok(Outcome::Succeeded { outputs: derivation.outputs, products: Vec::new() })
+}
+
+/// The derivation's file, of the store of this machine.
+fn read(path: &str) -> Result<drv::Derivation, Outcome> {
+    let length =
+        fs::metadata(path).map_err(|error| aborted(&format!("read {path}"), &error))?.len();
+    if length > MAX_DERIVATION {
+        return Err(Outcome::Failed(format!("{path} is larger than {MAX_DERIVATION} bytes")));
+    }
+    let text = fs::read(path).map_err(|error| aborted(&format!("read {path}"), &error))?;
+    drv::parse(&text).map_err(|error| Outcome::Failed(format!("{path}: {error}")))
+}
+
+/// What came of the build; `None` when the daemon says that it is there.
+fn judge(
+    verdict: Result<Verdict, Cut<Refused>>,
+    order: &Order,
+    log: &mut Log,
+    limit: u64,
+    lost: &dyn Fn(Error) -> Outcome,
+) -> Result<Option<Outcome>, Outcome> {
+    let outcome = match verdict {
+        Ok(Verdict::Done) => return Ok(None),
+        Ok(Verdict::Failed(why)) => Outcome::Failed(why),
+        Ok(Verdict::DependencyFailed(culprit, why)) => {
+            let culprit = culprit.unwrap_or_else(|| "one of its inputs".to_owned());
+            Outcome::DependencyFailed(format!("dependency {culprit} failed: {why}"))
+        }
+        Ok(Verdict::TimedOut) => Outcome::Failed(format!("timed out after {} s", order.timeout)),
+        Ok(Verdict::Silent) => Outcome::Failed(format!("silent for {} s", order.max_silent_time)),
+        Ok(Verdict::Broken(why)) => Outcome::Aborted(why),
+        Err(Cut::Connection(error)) => lost(error),
+        Err(Cut::Late) => Outcome::Aborted("the daemon says nothing any more".to_owned()),
+        Err(Cut::Sink(Refused::TooLarge)) => {
+            Outcome::Failed(format!("log larger than {limit} bytes"))
+        }
+        Err(Cut::Sink(Refused::Io(error))) => return Err(aborted("write the log", &error)),
+    };
+    if let Outcome::Failed(why) | Outcome::DependencyFailed(why) | Outcome::Aborted(why) = &outcome
+    {
+        log.note(why).map_err(|error| aborted("write the log", &error))?;
+    }
+    Ok(Some(outcome))
+}
+
+/// Writes what is said of a build into its log. Lines of what is built on the way have that in front.
+struct Follower<'a> {
+    target: &'a str,
+    log: &'a mut Log,
+    /// The input whose line is not at its end.
+    input: Option<String>,
+}
+
+impl Follower<'_> {
+    /// The lines of an input, each with its name.
+    fn foreign(&mut self, derivation: &str, text: &[u8]) -> Result<(), Refused> {
+        let name = short(derivation);
+        let mut marked = Vec::with_capacity(text.len() + 64);
+        for line in text.split_inclusive(|&byte| byte == b'\n') {
+            if self.input.as_deref() != Some(derivation) {
+                if self.input.is_some() {
+                    marked.push(b'\n');
+                }
+                marked.extend_from_slice(format!("{name}> ").as_bytes());
+            }
+            marked.extend_from_slice(line);
+            self.input = (!line.ends_with(b"\n")).then(|| derivation.to_owned());
+        }
+        self.log.write(&marked)
+    }
+
+    fn end_input(&mut self) -> Result<(), Refused> {
+        if self.input.take().is_some() { self.log.write(b"\n") } else { Ok(()) }
+    }
+}
+
+/// `hello-2.12` of `/gnu/store/HASH-hello-2.12.drv`.
+fn short(derivation: &str) -> &str {
+    let name = derivation.rsplit('/').next().unwrap_or(derivation);
+    let name = name.split_once('-').map_or(name, |(_, name)| name);
+    name.strip_suffix(".drv").unwrap_or(name)
+}
+
+impl Sink for Follower<'_> {
+    type Error = Refused;
+
+    fn output(&mut self, output: Output<'_>) -> Result<(), Refused> {
+        match output {
+            Output::Log { derivation, text } if derivation == self.target => {
+                self.end_input()?;
+                self.log.write(text)
+            }
+            Output::Log { derivation, text } => self.foreign(derivation, text),
+            Output::Prose(text) => {
+                self.end_input()?;
+                let text = String::from_utf8_lossy(text);
+                self.log.note(text.trim_end()).map_err(Refused::Io)
+            }
+            Output::Started(derivation) if derivation == self.target => Ok(()),
+            Output::Started(derivation) => {
+                self.end_input()?;
+                self.log.note(&format!("building {}", short(derivation))).map_err(Refused::Io)
+            }
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.log.flush_due()
+    }
+
+    fn tick(&mut self) -> Result<(), Refused> {
+        self.log.flush().map_err(Refused::Io)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logs::Tail;
+
+    #[test]
+    fn lines_of_inputs_are_marked_as_theirs() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("1.gz");
+        let mut log = Log::create(&path, 1 << 20).unwrap();
+        let mut follower = Follower { target: "/gnu/store/t-top.drv", log: &mut log, input: None };
+        let dep = "/gnu/store/d-dep-1.0.drv";
+        for (derivation, text) in [
+            (dep, "one\ntw"),
+            (dep, "o\n"),
+            (dep, "cut"),
+            ("/gnu/store/t-top.drv", "mine\n"),
+            (dep, "three\n"),
+        ] {
+            follower.output(Output::Log { derivation, text: text.as_bytes() }).unwrap();
+        }
+        log.flush().unwrap();
+        let mut text = Vec::new();
+        Tail::open(&path, 0).unwrap().read(&mut text).unwrap();
+        let expected = "dep-1.0> one\ndep-1.0> two\ndep-1.0> cut\nmine\ndep-1.0> three\n";
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
+    }
+}

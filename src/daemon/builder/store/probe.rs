@@ -1,0 +1,90 @@
+//! Whether a daemon answers: asked at the start, and again after a build found that it does not, until it does.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, after, bounded, select};
+
+use crate::actor::{Gone, Spawner, Stop};
+use crate::daemon::builder::Report;
+use crate::model::error::chain;
+use crate::store::{Address, Connection, Dialect};
+
+/// Between two tries: a daemon that is restarted is found at once, one that is not there costs nothing to speak of.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+
+/// Shared by the backend and its builds. The flag is no message: the report that follows its change is.
+#[derive(Clone)]
+pub(super) struct Reach {
+    open: Arc<AtomicBool>,
+    doubt: Sender<()>,
+}
+
+impl Reach {
+    /// Starts the thread `store/guix` or `store/nix`, which begins by asking.
+    pub(super) fn spawn(
+        threads: &Spawner,
+        dialect: Dialect,
+        address: Address,
+        lane: Sender<Report>,
+    ) -> io::Result<Self> {
+        let (doubt, doubts) = bounded(1);
+        let open = Arc::new(AtomicBool::new(false));
+        let reach = Self { open: Arc::clone(&open), doubt };
+        reach.lose();
+        let name = match dialect {
+            Dialect::Guix => "store/guix",
+            Dialect::Nix => "store/nix",
+        };
+        threads
+            .essential(name, move |stop| run(dialect, &address, &open, &lane, &doubts, &stop))?;
+        Ok(reach)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// A connection was refused or broke: nothing is started until the daemon answers again.
+    pub(super) fn lose(&self) {
+        self.open.store(false, Ordering::Release);
+        let _ = self.doubt.try_send(()); // One doubt is enough.
+    }
+}
+
+fn run(
+    dialect: Dialect,
+    address: &Address,
+    open: &AtomicBool,
+    lane: &Sender<Report>,
+    doubts: &Receiver<()>,
+    stop: &Stop,
+) -> Result<(), Gone> {
+    let mut told = false;
+    loop {
+        select! {
+            recv(stop) -> _ => return Ok(()),
+            recv(doubts) -> doubt => doubt?,
+        }
+        let mut pause = PAUSES.0;
+        while let Err(error) = Connection::open(address, dialect) {
+            if !told {
+                let why = chain(&error);
+                log::info!(target: "builder", "builds of {} wait for {dialect} at {address}: {why}", dialect.store());
+                told = true;
+            }
+            select! {
+                recv(stop) -> _ => return Ok(()),
+                recv(after(pause)) -> _ => {}
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+        log::info!(target: "builder", "{dialect} answers at {address}");
+        told = false;
+        open.store(true, Ordering::Release);
+        // A builder that is gone need not know.
+        let _ = lane.send(Report::Changed);
+    }
+}

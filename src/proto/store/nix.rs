@@ -1,0 +1,124 @@
+//! What a nix-daemon says while it builds: activities, their results, and prose.
+//!
+//! Invariant: builders' output comes as results of their activity alone, so prose is the daemon's own.
+
+use std::collections::HashMap;
+
+use super::session::Step;
+use super::{Output, Verdict, reason};
+
+const BUILD: u64 = 105;
+const BUILD_LOG_LINE: u64 = 101;
+
+/// Activities at once: one build, and what is fetched for it.
+const MAX_ACTIVITIES: usize = 4096;
+
+/// Follows one build.
+#[derive(Default)]
+pub(super) struct Activities {
+    target: String,
+    /// Builders that run, by their activity.
+    builders: HashMap<u64, String>,
+    /// The first derivation that the daemon said of that it failed, besides the one asked for, and why.
+    culprit: Option<(String, String)>,
+}
+
+impl Activities {
+    pub(super) fn new(target: &str) -> Self {
+        Self { target: target.to_owned(), ..Self::default() }
+    }
+
+    pub(super) fn start(&mut self, id: u64, kind: u64, derivation: Option<String>) -> Step<'_> {
+        let Some(derivation) = derivation.filter(|_| kind == BUILD) else { return Step::Nothing };
+        if self.builders.len() >= MAX_ACTIVITIES {
+            return Step::Nothing;
+        }
+        let derivation = self.builders.entry(id).insert_entry(derivation).into_mut();
+        Step::Output(Output::Started(derivation))
+    }
+
+    pub(super) fn stop(&mut self, id: u64) {
+        self.builders.remove(&id);
+    }
+
+    pub(super) fn result<'a>(
+        &'a self,
+        id: u64,
+        kind: u64,
+        text: Option<String>,
+        line: &'a mut Vec<u8>,
+    ) -> Step<'a> {
+        let Some(text) = text.filter(|_| kind == BUILD_LOG_LINE) else { return Step::Nothing };
+        line.clear();
+        line.extend_from_slice(text.as_bytes());
+        line.push(b'\n');
+        let derivation = self.builders.get(&id).map_or(&*self.target, String::as_str);
+        Step::Output(Output::Log { derivation, text: line })
+    }
+
+    pub(super) fn message<'a>(&'a mut self, payload: &'a mut Vec<u8>) -> Step<'a> {
+        let text = plain(&String::from_utf8_lossy(payload));
+        if self.culprit.is_none()
+            && let Some((derivation, why)) = failure(&text)
+            && derivation != self.target
+        {
+            self.culprit = Some((derivation, why));
+        }
+        *payload = text.into_bytes();
+        Step::Output(Output::Prose(payload))
+    }
+
+    /// What the result of the build means.
+    pub(super) fn verdict(&self, status: u64, message: &str) -> Verdict {
+        let message = plain(message);
+        match status {
+            0 | 1 | 2 | 13 => Verdict::Done,
+            // Permanently failed, input or output rejected, known to have failed, log limit, not deterministic.
+            3 | 4 | 5 | 7 | 11 | 12 => Verdict::Failed(reason(&message)),
+            8 if message.contains("of silence") => Verdict::Silent,
+            8 => Verdict::TimedOut,
+            10 => self.dependency(&message),
+            // Miscellaneous: a derivation that is not there, or a dependency that failed.
+            9 if self.culprit.is_some() => self.dependency(&message),
+            _ => Verdict::Broken(message),
+        }
+    }
+
+    /// What an error of the whole request means.
+    pub(super) fn refused(&self, message: &str) -> Verdict {
+        Verdict::Broken(message.to_owned())
+    }
+
+    fn dependency(&self, message: &str) -> Verdict {
+        match &self.culprit {
+            Some((culprit, why)) => Verdict::DependencyFailed(Some(culprit.clone()), why.clone()),
+            None => Verdict::DependencyFailed(None, reason(message)),
+        }
+    }
+}
+
+/// The derivation that a sentence says has failed, and why.
+fn failure(text: &str) -> Option<(String, String)> {
+    let (_, rest) =
+        text.split_once("builder for '").or_else(|| text.split_once("building of '"))?;
+    let (derivation, rest) = rest.split_once('\'')?;
+    let derivation = derivation.split('!').next()?.to_owned();
+    derivation.ends_with(".drv").then(|| (derivation, reason(rest)))
+}
+
+/// Without the escape sequences that colour it.
+pub(super) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(c) = characters.next() {
+        if c != '\u{1b}' {
+            plain.push(c);
+            continue;
+        }
+        if characters.next() == Some('[') {
+            // To the letter that ends it.
+            characters.by_ref().find(|c| c.is_ascii_alphabetic());
+        }
+    }
+    plain
+}

@@ -1,0 +1,362 @@
+//! One connection: greeting, requests, and the messages with which a daemon accompanies its work.
+
+use std::io::{Read, Write};
+
+use super::wire::Wire;
+use super::{Dialect, Error, Options, Output, Verdict, guix, nix};
+
+const CLIENT_MAGIC: u64 = 0x6e69_7863;
+const SERVER_MAGIC: u64 = 0x6478_696f;
+
+/// What we announce to a guix-daemon, and the oldest that we take: Guix 1.0 of 2019, which multiplexes output.
+const GUIX: u64 = 0x164;
+const OLDEST_GUIX: u64 = 0x63;
+
+/// The newest dialect of nix-daemon before it exchanges features, and the oldest that gives a result per build: Nix
+/// 2.8 of 2022.
+const NIX: u64 = 0x125;
+const OLDEST_NIX: u64 = 34;
+
+const NEXT: u64 = 0x6f6c_6d67;
+const LAST: u64 = 0x616c_7473;
+const ERROR: u64 = 0x6378_7470;
+const START_ACTIVITY: u64 = 0x5354_5254;
+const STOP_ACTIVITY: u64 = 0x5354_4f50;
+const RESULT: u64 = 0x5253_4c54;
+
+const IS_VALID_PATH: u64 = 1;
+const BUILD_PATHS: u64 = 9;
+const ADD_TEMP_ROOT: u64 = 11;
+const ADD_INDIRECT_ROOT: u64 = 12;
+const SET_OPTIONS: u64 = 19;
+const QUERY_VALID_PATHS: u64 = 31;
+const BUILD_PATHS_WITH_RESULTS: u64 = 46;
+
+/// A connection to a daemon, between two requests or during a build.
+pub(crate) struct Session<S> {
+    wire: Wire<S>,
+    dialect: Dialect,
+    /// What both ends speak.
+    minor: u64,
+    payload: Vec<u8>,
+    build: Watch,
+}
+
+/// What is known of the build under way.
+enum Watch {
+    Guix(guix::Trace),
+    Nix(nix::Activities),
+}
+
+/// What comes next of a build.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step<'a> {
+    Output(Output<'a>),
+    /// Nothing that anybody has to see.
+    Nothing,
+    Over(Verdict),
+}
+
+impl<S: Read + Write> Session<S> {
+    /// Greets the daemon.
+    pub(crate) fn open(stream: S, dialect: Dialect) -> Result<Self, Error> {
+        let mut wire = Wire::new(stream);
+        wire.put(CLIENT_MAGIC);
+        wire.flush()?;
+        if wire.word()? != SERVER_MAGIC {
+            return Err(Error::Garbled("the greeting of a store daemon"));
+        }
+        let version = wire.word()?;
+        let (major, minor) = (version & !0xff, version & 0xff);
+        // Nix will not count that far for long; Guix began there.
+        let fits = match dialect {
+            Dialect::Guix => minor >= OLDEST_GUIX,
+            Dialect::Nix => (OLDEST_NIX..OLDEST_GUIX - 3).contains(&minor),
+        };
+        if major != 0x100 || !fits {
+            return Err(Error::Version(dialect, version));
+        }
+        let (ours, watch) = match dialect {
+            Dialect::Guix => (GUIX, Watch::Guix(guix::Trace::default())),
+            Dialect::Nix => (NIX, Watch::Nix(nix::Activities::default())),
+        };
+        let minor = minor.min(ours & 0xff);
+        let mut session = Self { wire, dialect, minor, payload: Vec::new(), build: watch };
+        let wire = &mut session.wire;
+        wire.put(ours);
+        wire.put(0); // No processor affinity.
+        match dialect {
+            Dialect::Guix => wire.put(1), // Reserve space.
+            Dialect::Nix => wire.put(0),
+        }
+        wire.flush()?;
+        if dialect == Dialect::Nix {
+            wire.string()?; // The daemon's version.
+            if minor >= 35 {
+                wire.word()?; // Whether we are trusted.
+            }
+        }
+        session.wait()?;
+        Ok(session)
+    }
+
+    pub(crate) fn stream(&self) -> &S {
+        self.wire.stream()
+    }
+
+    /// Whether a step can be taken without waiting for the daemon.
+    pub(crate) fn has_more(&self) -> bool {
+        self.wire.has_more()
+    }
+
+    pub(crate) fn set_options(&mut self, options: &Options) -> Result<(), Error> {
+        let wire = &mut self.wire;
+        wire.put(SET_OPTIONS);
+        wire.put(0); // Keep failed.
+        wire.put(0); // Keep going: each build is a request of its own.
+        wire.put(u64::from(options.fallback));
+        wire.put(0); // Verbosity: errors. The trace and builders' output come all the same.
+        let (timeout, silence) = (options.timeout.to_string(), options.max_silent_time.to_string());
+        match self.dialect {
+            Dialect::Guix => {
+                wire.put(1); // Offload where it is set up.
+                wire.put(0); // Build verbosity.
+                wire.put(2); // Flat lines.
+                wire.put(1); // The trace.
+                wire.put(1); // Substitutes.
+                put_pairs(
+                    wire,
+                    &[
+                        ("build-timeout", &timeout),
+                        ("build-max-silent-time", &silence),
+                        ("build-max-jobs", "1"),
+                        ("multiplexed-build-output", "true"),
+                        ("print-extended-build-trace", "0"),
+                    ],
+                );
+            }
+            Dialect::Nix => {
+                wire.put(1); // Jobs at once.
+                wire.put(options.max_silent_time);
+                wire.put(1);
+                wire.put(0); // Builders' output comes.
+                wire.put(0);
+                wire.put(0);
+                wire.put(0); // All cores.
+                wire.put(1); // Substitutes.
+                put_pairs(wire, &[("timeout", &timeout), ("max-silent-time", &silence)]);
+            }
+        }
+        self.ask()
+    }
+
+    pub(crate) fn is_valid(&mut self, path: &str) -> Result<bool, Error> {
+        self.wire.put(IS_VALID_PATH);
+        self.wire.put_bytes(path.as_bytes());
+        self.ask()?;
+        Ok(self.wire.word()? != 0)
+    }
+
+    /// Those of `paths` that are valid.
+    pub(crate) fn valid(&mut self, paths: &[&str]) -> Result<Vec<String>, Error> {
+        self.wire.put(QUERY_VALID_PATHS);
+        self.wire.put_list(paths);
+        if self.dialect == Dialect::Nix {
+            self.wire.put(0); // Without substituting them.
+        }
+        self.ask()?;
+        self.wire.strings()
+    }
+
+    /// Keeps `path` from the collector as long as the connection lasts.
+    pub(crate) fn add_temporary_root(&mut self, path: &str) -> Result<(), Error> {
+        self.wire.put(ADD_TEMP_ROOT);
+        self.wire.put_bytes(path.as_bytes());
+        self.ask()?;
+        self.wire.word().map(drop)
+    }
+
+    /// Tells the daemon of a symbolic link to a store item, which keeps that item as long as it is there.
+    pub(crate) fn add_indirect_root(&mut self, link: &[u8]) -> Result<(), Error> {
+        self.wire.put(ADD_INDIRECT_ROOT);
+        self.wire.put_bytes(link);
+        self.ask()?;
+        self.wire.word().map(drop)
+    }
+
+    /// Begins to build all outputs of `derivation`; `step` has to be called until it is over.
+    pub(crate) fn build(&mut self, derivation: &str) -> Result<(), Error> {
+        match &mut self.build {
+            Watch::Guix(trace) => {
+                *trace = guix::Trace::new(derivation);
+                self.wire.put(BUILD_PATHS);
+                self.wire.put_list(&[derivation]);
+            }
+            Watch::Nix(activities) => {
+                *activities = nix::Activities::new(derivation);
+                self.wire.put(BUILD_PATHS_WITH_RESULTS);
+                self.wire.put_list(&[format!("{derivation}!*")]);
+            }
+        }
+        self.wire.put(0); // Not to repair, not to check.
+        self.wire.flush()
+    }
+
+    /// Waits for the next thing that the daemon has to say of the build.
+    pub(crate) fn step(&mut self) -> Result<Step<'_>, Error> {
+        let refused = match self.wire.word()? {
+            NEXT => {
+                self.wire.bytes(&mut self.payload)?;
+                return Ok(match &mut self.build {
+                    Watch::Guix(trace) => trace.message(&self.payload),
+                    Watch::Nix(activities) => activities.message(&mut self.payload),
+                });
+            }
+            LAST => None,
+            ERROR => Some(self.refusal()?),
+            word => return self.activity(word),
+        };
+        match (&self.build, refused) {
+            (Watch::Guix(_), None) => {
+                self.wire.word()?; // Always 1, whatever was built.
+                Ok(Step::Over(Verdict::Done))
+            }
+            (Watch::Guix(trace), Some(message)) => Ok(Step::Over(trace.verdict(&message))),
+            (Watch::Nix(_), None) => self.results(),
+            (Watch::Nix(activities), Some(message)) => Ok(Step::Over(activities.refused(&message))),
+        }
+    }
+
+    /// What only a nix-daemon says.
+    fn activity(&mut self, word: u64) -> Result<Step<'_>, Error> {
+        let Watch::Nix(activities) = &mut self.build else {
+            return Err(Error::Garbled("a message"));
+        };
+        match word {
+            START_ACTIVITY => {
+                let (id, _level, kind) = (self.wire.word()?, self.wire.word()?, self.wire.word()?);
+                self.wire.bytes(&mut self.payload)?;
+                let first = fields(&mut self.wire)?;
+                self.wire.word()?; // The activity that it is part of.
+                Ok(activities.start(id, kind, first))
+            }
+            STOP_ACTIVITY => {
+                activities.stop(self.wire.word()?);
+                Ok(Step::Nothing)
+            }
+            RESULT => {
+                let (id, kind) = (self.wire.word()?, self.wire.word()?);
+                let first = fields(&mut self.wire)?;
+                Ok(activities.result(id, kind, first, &mut self.payload))
+            }
+            _ => Err(Error::Garbled("a message")),
+        }
+    }
+
+    /// The results of the one thing that a nix-daemon was asked to build.
+    fn results(&mut self) -> Result<Step<'_>, Error> {
+        let mut verdict = None;
+        for _ in 0..self.wire.length()? {
+            self.wire.string()?; // What was asked for.
+            let (status, message) = (self.wire.word()?, self.wire.string()?);
+            for _ in 0..4 {
+                self.wire.word()?; // Times built, whether it is deterministic, begin, end.
+            }
+            if self.minor >= 37 {
+                for _ in 0..2 {
+                    if self.wire.word()? != 0 {
+                        self.wire.word()?; // Processor time.
+                    }
+                }
+            }
+            for _ in 0..self.wire.length()? {
+                self.wire.string()?;
+                self.wire.string()?;
+            }
+            verdict.get_or_insert((status, message));
+        }
+        let Watch::Nix(activities) = &self.build else {
+            return Err(Error::Garbled("the reply of a guix-daemon"));
+        };
+        let (status, message) = verdict.ok_or(Error::Garbled("the result of a build"))?;
+        Ok(Step::Over(activities.verdict(status, &message)))
+    }
+
+    /// A request that has no answer, as it stands.
+    #[cfg(test)]
+    pub(super) fn request(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.wire.put_raw(bytes);
+        self.ask()
+    }
+
+    /// Sends a request and waits until the reply's fields follow.
+    fn ask(&mut self) -> Result<(), Error> {
+        self.wire.flush()?;
+        self.wait()
+    }
+
+    /// Passes over messages until the reply's fields follow.
+    fn wait(&mut self) -> Result<(), Error> {
+        loop {
+            match self.wire.word()? {
+                NEXT => self.wire.bytes(&mut self.payload)?,
+                LAST => return Ok(()),
+                ERROR => {
+                    return Err(Error::Refused(self.refusal()?));
+                }
+                word => {
+                    self.activity(word)?;
+                }
+            }
+        }
+    }
+
+    /// What an error says. Guix's status says no more than the trace does.
+    fn refusal(&mut self) -> Result<String, Error> {
+        match self.dialect {
+            Dialect::Guix => {
+                let message = self.wire.string()?;
+                self.wire.word()?;
+                Ok(message)
+            }
+            Dialect::Nix => {
+                self.wire.string()?; // `Error`
+                self.wire.word()?;
+                self.wire.string()?;
+                let message = nix::plain(&self.wire.string()?);
+                self.wire.word()?;
+                for _ in 0..self.wire.length()? {
+                    self.wire.word()?;
+                    self.wire.string()?; // Where it came from.
+                }
+                Ok(message)
+            }
+        }
+    }
+}
+
+fn put_pairs<S: Read + Write>(wire: &mut Wire<S>, pairs: &[(&str, &str)]) {
+    wire.put(pairs.len() as u64);
+    for (name, value) in pairs {
+        wire.put_bytes(name.as_bytes());
+        wire.put_bytes(value.as_bytes());
+    }
+}
+
+/// The fields of an activity or result: the first, if it is a string.
+fn fields<S: Read + Write>(wire: &mut Wire<S>) -> Result<Option<String>, Error> {
+    let mut first = None;
+    for n in 0..wire.length()? {
+        match wire.word()? {
+            0 => drop(wire.word()?),
+            1 => {
+                let text = wire.string()?;
+                if n == 0 {
+                    first = Some(text);
+                }
+            }
+            _ => return Err(Error::Garbled("a field")),
+        }
+    }
+    Ok(first)
+}

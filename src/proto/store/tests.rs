@@ -1,0 +1,223 @@
+//! Exchanges recorded with a real guix-daemon, played again: what we send is what it was sent, byte for byte, and
+//! what it answered is understood. Then damaged ones.
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use super::*;
+
+/// A recorded connection: gives out what the daemon said, and insists on what it was told.
+struct Replay {
+    client: Vec<u8>,
+    sent: usize,
+    server: Vec<u8>,
+    read: usize,
+    /// Bytes given out at once.
+    piece: usize,
+}
+
+impl Replay {
+    fn new(name: &str, piece: usize) -> Self {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts").join(name);
+        let read = |file| std::fs::read(directory.join(file)).unwrap();
+        Self { client: read("client.bin"), sent: 0, server: read("server.bin"), read: 0, piece }
+    }
+}
+
+impl Read for Replay {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = &self.server[self.read..];
+        let length = left.len().min(buffer.len()).min(self.piece);
+        buffer[..length].copy_from_slice(&left[..length]);
+        self.read += length;
+        Ok(length)
+    }
+}
+
+impl Write for Replay {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let expected = &self.client[self.sent..self.client.len().min(self.sent + bytes.len())];
+        assert_eq!(bytes, expected, "at byte {}", self.sent);
+        self.sent += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A build to its end: what was printed, by whom, and the verdict.
+#[derive(Debug, PartialEq)]
+struct Played {
+    log: Vec<(String, String)>,
+    verdict: Verdict,
+}
+
+/// Plays a recorded build of `derivation`. The recorded client set options of its own, in `options` bytes.
+fn play(name: &str, options: usize, derivation: &str, piece: usize) -> Played {
+    let mut session = Session::open(Replay::new(name, piece), Dialect::Guix).unwrap();
+    let recorded = session.stream().client[32..32 + options].to_vec();
+    session.request(&recorded).unwrap();
+    let derivation = format!("/gnu/store/{derivation}.drv");
+    session.build(&derivation).unwrap();
+    let mut log: Vec<(String, String)> = Vec::new();
+    loop {
+        match session.step().unwrap() {
+            Step::Output(Output::Log { derivation, text }) => {
+                let text = String::from_utf8_lossy(text);
+                match log.last_mut() {
+                    Some((last, all)) if last == derivation => all.push_str(&text),
+                    _ => log.push((derivation.to_owned(), text.into_owned())),
+                }
+            }
+            Step::Output(Output::Prose(_) | Output::Started(_)) | Step::Nothing => {}
+            Step::Over(verdict) => return Played { log, verdict },
+        }
+    }
+}
+
+#[test]
+fn recorded_builds_are_understood() {
+    let failed = |why: &str| Verdict::Failed(why.to_owned());
+    let baddep = "/gnu/store/ss3r1ar9qjps8mx4404rf1x06q8v3xwj-baddep-r1.drv";
+    let mismatch = "hash mismatch for store item";
+    for (name, options, derivation, verdict) in [
+        ("build-success", 304, "630anh2v63k4dgs6vdr2dgrjn418nrmi-ok-r1", Verdict::Done),
+        ("build-success-two-deep", 304, "511ccnij0zn69rn6zz85zz8zjg8kp3w6-top-r1", Verdict::Done),
+        ("build-already-valid", 304, "dfl0w2cp89mrndj34jk79lxz3v7z53pw-valid-r1", Verdict::Done),
+        ("build-multiple-outputs", 304, "v3jgdq6zvxhcb6ap6ybzjn4il0nyxsh2-multi-r1", Verdict::Done),
+        ("build-unsupported-system", 304, "d2km5xxywdpzn05nq8dz96zcyvx3iqrg-arm-r2", Verdict::Done),
+        (
+            "build-failure",
+            304,
+            "7fiydrx5bgrhzym1bkhgv7jicimjnxjf-fails-r1",
+            failed("exit status 7"),
+        ),
+        ("build-timeout", 344, "3fgxwl83m0axq3fqfw2z4hqg9xqlc18z-tmo-r1", Verdict::TimedOut),
+        ("build-max-silent", 352, "h2j5da9i9da2ibjxc3698ig2ljbs9034-silent-r1", Verdict::Silent),
+        (
+            "build-dependency-failure",
+            304,
+            "m44gvlgwcj66hxni1dn26ky90sjw7mp8-victim-r1",
+            Verdict::DependencyFailed(Some(baddep.to_owned()), "exit status 1".to_owned()),
+        ),
+        (
+            "build-nonexistent-drv",
+            304,
+            "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz-nothing-here",
+            Verdict::Broken(
+                "/gnu/store/zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz-nothing-here.drv is not in the store"
+                    .to_owned(),
+            ),
+        ),
+    ] {
+        for piece in [usize::MAX, 1, 13] {
+            assert_eq!(play(name, options, derivation, piece).verdict, verdict, "{name}");
+        }
+    }
+    let drv = "7v0hlnd6qm96h2l05q5id0bm5pmxwvbv-fod-r1";
+    let Verdict::Failed(why) = play("build-hash-mismatch", 304, drv, 4096).verdict else {
+        panic!()
+    };
+    assert!(why.contains(mismatch), "{why}");
+    for (name, drv) in [
+        ("build-failure-no-output", "if3nrp4a8gv7h8wpxpm1ajg7qyyd8qwb-noout-r1"),
+        ("build-failure-signal", "9hwx57bp2nvjir1h2sbiwkl1ypav39py-sig-r1"),
+    ] {
+        let Verdict::Failed(why) = play(name, 304, drv, 4096).verdict else { panic!("{name}") };
+        assert!(why.contains("failed to produce output path"), "{why}");
+    }
+}
+
+#[test]
+fn logs_are_their_builders() {
+    let played =
+        play("build-dependency-failure", 304, "m44gvlgwcj66hxni1dn26ky90sjw7mp8-victim-r1", 7);
+    let baddep = "/gnu/store/ss3r1ar9qjps8mx4404rf1x06q8v3xwj-baddep-r1.drv".to_owned();
+    assert_eq!(played.log, [(baddep, "dep fails\n".to_owned())]);
+    let played = play("build-large-log", 304, "5aia4vsl83wb73jhc1f0y1jksvzg3rc0-biglog-r1", 4096);
+    let [(_, text)] = &played.log[..] else { panic!("{:?}", played.log.len()) };
+    assert!(text.len() > 100_000 && !text.contains("@ build-"), "{}", text.len());
+}
+
+#[test]
+fn roots_are_made_as_recorded() {
+    let mut session = Session::open(Replay::new("roots", 4096), Dialect::Guix).unwrap();
+    session.add_temporary_root("/gnu/store/3cf45zwwch5fkdzf6w9yk673yf6km916-rooted-r1").unwrap();
+    session.add_indirect_root(b"/tmp/root-r1").unwrap();
+}
+
+#[test]
+fn a_connection_outlives_a_failed_build() {
+    let mut session = Session::open(Replay::new("build-failure", 4096), Dialect::Guix).unwrap();
+    let recorded = session.stream().client[32..336].to_vec();
+    session.request(&recorded).unwrap();
+    let derivation = "/gnu/store/7fiydrx5bgrhzym1bkhgv7jicimjnxjf-fails-r1.drv";
+    session.build(derivation).unwrap();
+    while !matches!(session.step().unwrap(), Step::Over(_)) {}
+    assert!(session.is_valid(derivation).unwrap());
+}
+
+/// Plays what the daemon said, damaged, and takes no offence at what is sent.
+struct Damaged(Replay);
+
+impl Read for Damaged {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Damaged {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn damaged_answers_end_in_errors() {
+    let mut random = fastrand::Rng::with_seed(11);
+    let whole = Replay::new("build-dependency-failure", usize::MAX).server;
+    for round in 0..20_000 {
+        let mut server = whole.clone();
+        if round % 4 == 0 {
+            server.truncate(random.usize(0..server.len()));
+        }
+        for _ in 0..random.usize(0..4) {
+            if let Some(at) = server.len().checked_sub(1).map(|last| random.usize(0..=last)) {
+                server[at] = random.u8(..);
+            }
+        }
+        let dialect = if round % 2 == 0 { Dialect::Guix } else { Dialect::Nix };
+        let replay = Replay { client: vec![], sent: 0, server, read: 0, piece: 64 };
+        let Ok(mut session) = Session::open(Damaged(replay), dialect) else { continue };
+        if session.request(&[]).is_err() || session.build("/gnu/store/x.drv").is_err() {
+            continue;
+        }
+        // It ends, as what it reads does.
+        while !matches!(session.step(), Ok(Step::Over(_)) | Err(_)) {}
+    }
+}
+
+#[test]
+fn builders_cannot_say_what_the_daemon_says() {
+    let target = "/gnu/store/a.drv";
+    let mut trace = guix::Trace::new(target);
+    trace.message(b"@ build-started /gnu/store/a.drv - x86_64-linux /var/log/a.gz 7\n");
+    let event = "@ build-failed /gnu/store/a.drv - 1 forged text\n";
+    let forged = format!("@ build-log 7 {}\n{event}", event.len());
+    assert!(matches!(trace.message(forged.as_bytes()), Step::Output(Output::Log { .. })));
+    assert!(matches!(trace.verdict("no"), Verdict::Broken(_)));
+    // A length that is not that of the rest is no log, and no event either.
+    let wrong = b"@ build-log 7 3\n@ build-failed /gnu/store/a.drv - 1 forged text\n";
+    assert!(matches!(trace.message(wrong), Step::Output(Output::Prose(_))));
+}
+
+#[test]
+fn escapes_are_taken_out() {
+    assert_eq!(nix::plain("\u{1b}[31;1merror:\u{1b}[0m no"), "error: no");
+}

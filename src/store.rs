@@ -1,0 +1,330 @@
+//! A blocking connection to a store daemon.
+//!
+//! Invariant: no read or write waits longer than it was told to; closing from another thread ends both at once,
+//! which is how a build is canceled.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use std::{env, fmt};
+
+use nix::poll::{PollFd, PollFlags};
+
+pub(crate) use crate::proto::store::{Dialect, Error, Options, Output, Verdict};
+
+use crate::proto::store::{Session, Step};
+use crate::sys::{clock, poll};
+
+/// How long a daemon may take to answer anything but a build: it may have to start a process and open a database.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// Where Guix's daemon listens on TCP.
+const GUIX_PORT: u16 = 44146;
+
+/// Where a daemon listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    Unix(PathBuf),
+    Tcp(String, u16),
+}
+
+/// A variable that names no address we can connect to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct AddressError {
+    variable: &'static str,
+    value: String,
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { variable, value } = self;
+        write!(
+            f,
+            "{variable}: expected a file name, unix://FILE, guix://HOST or tcp://HOST:PORT, found {value:?}"
+        )
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => path.display().fmt(f),
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+impl Address {
+    /// Where the daemon of this kind is to be found, by the variables that its own clients heed.
+    pub(crate) fn found(dialect: Dialect) -> Result<Self, AddressError> {
+        Self::named(dialect, &|name| env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn named(
+        dialect: Dialect,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, AddressError> {
+        let parse = |name: &'static str, value: String| {
+            parse(&value).ok_or(AddressError { variable: name, value })
+        };
+        match dialect {
+            Dialect::Guix => match variable("GUIX_DAEMON_SOCKET") {
+                Some(value) => parse("GUIX_DAEMON_SOCKET", value),
+                None => {
+                    let state =
+                        variable("GUIX_STATE_DIRECTORY").unwrap_or_else(|| "/var/guix".to_owned());
+                    Ok(Self::Unix(PathBuf::from(state).join("daemon-socket/socket")))
+                }
+            },
+            Dialect::Nix => {
+                if let Some(value) = variable("NIX_REMOTE").filter(|value| value.contains("://")) {
+                    return parse("NIX_REMOTE", value);
+                }
+                let socket = variable("NIX_DAEMON_SOCKET_PATH").unwrap_or_else(|| {
+                    let state =
+                        variable("NIX_STATE_DIR").unwrap_or_else(|| "/nix/var/nix".to_owned());
+                    format!("{state}/daemon-socket/socket")
+                });
+                Ok(Self::Unix(socket.into()))
+            }
+        }
+    }
+}
+
+fn parse(text: &str) -> Option<Address> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.starts_with('/').then(|| Address::Unix(text.into()));
+    };
+    match scheme {
+        "unix" | "file" => rest.starts_with('/').then(|| Address::Unix(rest.into())),
+        "guix" | "tcp" => {
+            let rest = rest.trim_end_matches('/');
+            let (host, port) = match rest.rsplit_once(':') {
+                // The colons of an IPv6 address stand in brackets.
+                Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
+                _ => (rest, GUIX_PORT),
+            };
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            (!host.is_empty()).then(|| Address::Tcp(host.to_owned(), port))
+        }
+        _ => None,
+    }
+}
+
+/// A socket of either kind.
+#[derive(Debug)]
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    fn connect(address: &Address) -> io::Result<Self> {
+        match address {
+            // A Unix socket that is not served refuses at once.
+            Address::Unix(path) => UnixStream::connect(path).map(Self::Unix),
+            Address::Tcp(host, port) => {
+                let mut last = io::Error::from(io::ErrorKind::NotFound);
+                for address in (host.as_str(), *port).to_socket_addrs()? {
+                    match TcpStream::connect_timeout(&address, ANSWER) {
+                        Ok(stream) => {
+                            stream.set_nodelay(true)?;
+                            return Ok(Self::Tcp(stream));
+                        }
+                        Err(error) => last = error,
+                    }
+                }
+                Err(last)
+            }
+        }
+    }
+
+    fn set_timeouts(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => {
+                stream.set_read_timeout(Some(ANSWER))?;
+                stream.set_write_timeout(Some(ANSWER))
+            }
+            Self::Tcp(stream) => {
+                stream.set_read_timeout(Some(ANSWER))?;
+                stream.set_write_timeout(Some(ANSWER))
+            }
+        }
+    }
+
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Unix(stream) => Self::Unix(stream.try_clone()?),
+            Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
+        })
+    }
+
+    fn close(&self) {
+        // Closed already, it is as it should be.
+        let _ = match self {
+            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.read(buffer),
+            Self::Tcp(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.write(bytes),
+            Self::Tcp(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Closes a connection from another thread.
+#[derive(Debug)]
+pub(crate) struct Closer(Stream);
+
+impl Closer {
+    pub(crate) fn close(&self) {
+        self.0.close();
+    }
+}
+
+/// Who follows a build.
+pub(crate) trait Sink {
+    type Error;
+    fn output(&mut self, output: Output<'_>) -> Result<(), Self::Error>;
+    /// When `tick` is next needed.
+    fn due(&self) -> Option<Instant>;
+    fn tick(&mut self) -> Result<(), Self::Error>;
+}
+
+/// Why a build was not followed to its end.
+#[derive(Debug)]
+pub(crate) enum Cut<E> {
+    Connection(Error),
+    /// Nothing came until the deadline.
+    Late,
+    Sink(E),
+}
+
+/// A connection to a daemon, of which one thread asks one thing at a time.
+pub(crate) struct Connection(Session<Stream>);
+
+impl Connection {
+    pub(crate) fn open(address: &Address, dialect: Dialect) -> Result<Self, Error> {
+        let stream = Stream::connect(address).map_err(Error::Connect)?;
+        stream.set_timeouts().map_err(Error::Connect)?;
+        Session::open(stream, dialect).map(Self)
+    }
+
+    pub(crate) fn closer(&self) -> io::Result<Closer> {
+        self.0.stream().try_clone().map(Closer)
+    }
+
+    pub(crate) fn set_options(&mut self, options: &Options) -> Result<(), Error> {
+        self.0.set_options(options)
+    }
+
+    pub(crate) fn is_valid(&mut self, path: &str) -> Result<bool, Error> {
+        self.0.is_valid(path)
+    }
+
+    pub(crate) fn valid(&mut self, paths: &[&str]) -> Result<Vec<String>, Error> {
+        self.0.valid(paths)
+    }
+
+    pub(crate) fn add_temporary_root(&mut self, path: &str) -> Result<(), Error> {
+        self.0.add_temporary_root(path)
+    }
+
+    pub(crate) fn add_indirect_root(&mut self, link: &[u8]) -> Result<(), Error> {
+        self.0.add_indirect_root(link)
+    }
+
+    /// Builds all outputs of `derivation` and follows it to its end, or until nothing came for `silence`.
+    pub(crate) fn build<S: Sink>(
+        &mut self,
+        derivation: &str,
+        silence: Duration,
+        sink: &mut S,
+    ) -> Result<Verdict, Cut<S::Error>> {
+        self.0.build(derivation).map_err(Cut::Connection)?;
+        loop {
+            let deadline = clock::now() + silence;
+            while !self.0.has_more() {
+                let due = sink.due();
+                let until = due.map_or(deadline, |due| due.min(deadline));
+                let mut fds = [PollFd::new(self.0.stream().descriptor(), PollFlags::POLLIN)];
+                let ready = poll::ready(&mut fds, Some(until));
+                if ready.map_err(|error| Cut::Connection(Error::Receive(error)))? > 0 {
+                    break;
+                }
+                if deadline <= clock::now() {
+                    return Err(Cut::Late);
+                }
+                sink.tick().map_err(Cut::Sink)?;
+            }
+            match self.0.step().map_err(Cut::Connection)? {
+                Step::Output(output) => sink.output(output).map_err(Cut::Sink)?,
+                Step::Nothing => {}
+                Step::Over(verdict) => return Ok(verdict),
+            }
+            if sink.due().is_some_and(|due| due <= clock::now()) {
+                sink.tick().map_err(Cut::Sink)?;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn daemons_are_found_as_their_clients_find_them() {
+        let found = |dialect, name: &'static str, value: &'static str| {
+            Address::named(dialect, &|asked| (asked == name).then(|| value.to_owned()))
+        };
+        let unix = |path: &str| Ok(Address::Unix(path.into()));
+        let tcp = |host: &str, port| Ok(Address::Tcp(host.to_owned(), port));
+        let (guix, nix) = (Dialect::Guix, Dialect::Nix);
+        assert_eq!(found(guix, "", ""), unix("/var/guix/daemon-socket/socket"));
+        assert_eq!(found(nix, "", ""), unix("/nix/var/nix/daemon-socket/socket"));
+        let socket = "GUIX_DAEMON_SOCKET";
+        assert_eq!(found(guix, socket, "/run/guix"), unix("/run/guix"));
+        assert_eq!(found(guix, socket, "file:///run/guix"), unix("/run/guix"));
+        assert_eq!(found(guix, socket, "guix://farm"), tcp("farm", GUIX_PORT));
+        assert_eq!(found(guix, socket, "guix://[::1]:7000"), tcp("::1", 7000));
+        assert_eq!(found(guix, socket, "guix://[::1]"), tcp("::1", GUIX_PORT));
+        assert_eq!(found(nix, "NIX_DAEMON_SOCKET_PATH", "/run/nix"), unix("/run/nix"));
+        assert_eq!(found(nix, "NIX_REMOTE", "unix:///run/nix"), unix("/run/nix"));
+        assert_eq!(found(nix, "NIX_REMOTE", "daemon"), unix("/nix/var/nix/daemon-socket/socket"));
+        for bad in ["ssh://farm", "relative", "guix://", "guix://h:99999"] {
+            let error = found(guix, socket, bad).unwrap_err();
+            assert!(error.to_string().contains(bad), "{error}");
+        }
+    }
+}

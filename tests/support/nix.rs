@@ -1,0 +1,116 @@
+//! A real nix-daemon, with a store of its own.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests start programs and wait under deadlines of their own"
+)]
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::daemon::Daemon;
+
+/// How long nix-daemon may take to listen: it does in milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A nix-daemon on a store of its own.
+pub(crate) struct Store {
+    pub(crate) directory: TempDir,
+    daemon: Option<Child>,
+}
+
+impl Store {
+    pub(crate) fn start() -> Self {
+        let mut store = Self { directory: tempfile::tempdir().unwrap(), daemon: None };
+        store.serve();
+        store
+    }
+
+    /// Starts the daemon.
+    pub(crate) fn serve(&mut self) {
+        let directory = &self.directory;
+        let daemon = Command::new("nix-daemon")
+            .envs(settings(directory.path()))
+            .env_remove("NIX_REMOTE")
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nix-daemon must be installed: apt install nix-bin");
+        self.daemon = Some(daemon);
+        let (socket, until) = (self.socket(), Instant::now() + PATIENCE);
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            assert!(Instant::now() < until, "nix-daemon does not listen on {socket}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends the daemon and what it runs.
+    pub(crate) fn kill(&mut self) {
+        let Some(mut daemon) = self.daemon.take() else { return };
+        // A connection's process and its builders have groups of their own.
+        let group = processes_of(daemon.id());
+        let _ = daemon.kill();
+        let _ = daemon.wait();
+        for process in group {
+            let _ = Command::new("kill").args(["-9", &process]).stderr(Stdio::null()).status();
+        }
+        let _ = std::fs::remove_file(self.socket());
+    }
+
+    pub(crate) fn socket(&self) -> String {
+        format!("{}/var/daemon-socket/socket", self.directory.path().display())
+    }
+
+    /// What its clients' environment must have.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        let mut all = settings(self.directory.path());
+        all.push(("NIX_REMOTE".to_owned(), "daemon".to_owned()));
+        all.push(("NIX_DAEMON_SOCKET_PATH".to_owned(), self.socket()));
+        all
+    }
+
+    pub(crate) fn gorget(&self, options: &[&str]) -> Daemon {
+        let mut daemon = Daemon::prepare(options);
+        for (name, value) in self.environment() {
+            daemon.environment(&name, &value);
+        }
+        daemon.restart();
+        daemon
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn settings(directory: &Path) -> Vec<(String, String)> {
+    let at = |name: &str| format!("{}/{name}", directory.display());
+    [
+        ("NIX_STORE_DIR", at("store")),
+        ("NIX_STATE_DIR", at("var")),
+        ("NIX_LOCALSTATE_DIR", at("var")),
+        ("NIX_LOG_DIR", at("log")),
+        ("NIX_CONF_DIR", at("etc")),
+        ("NIX_CONFIG", "sandbox = false\nsubstituters =\nbuild-users-group =".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+/// A process's children, and theirs.
+fn processes_of(parent: u32) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut todo = vec![parent.to_string()];
+    while let Some(process) = todo.pop() {
+        let output = Command::new("ps").args(["-o", "pid=", "--ppid", &process]).output().unwrap();
+        for child in String::from_utf8_lossy(&output.stdout).split_whitespace() {
+            found.push(child.to_owned());
+            todo.push(child.to_owned());
+        }
+    }
+    found
+}
