@@ -91,6 +91,19 @@ impl<T: End> Leash<T> {
         }
     }
 
+    /// Takes it off the leash again, so that a late cancel does not end what others do with it; false if it was canceled
+    /// before.
+    pub(super) fn release(&self) -> bool {
+        let mut hold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match *hold {
+            Hold::Loose | Hold::Held(_) => {
+                *hold = Hold::Loose;
+                true
+            }
+            Hold::Canceled => false,
+        }
+    }
+
     pub(super) fn is_canceled(&self) -> bool {
         matches!(*self.0.lock().unwrap_or_else(PoisonError::into_inner), Hold::Canceled)
     }

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::probe::Reach;
@@ -19,6 +20,7 @@ use crate::proto::drv;
 use crate::store::{
     Address, Closer, Connection, Cut, Dialect, Error, Options, Output, Sink, Verdict,
 };
+use crate::sys::clock;
 
 /// Bytes of a derivation that are read: they are kilobytes, a few of them megabytes.
 const MAX_DERIVATION: u64 = 64 << 20;
@@ -29,6 +31,12 @@ const SLACK: Duration = Duration::from_secs(600);
 /// How long the daemon may say nothing when a builder may be silent for ever.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// How long a connection is kept for the next build.
+const REST: Duration = Duration::from_secs(5);
+
+/// Builds of one connection: it holds temporary roots on all of them.
+const MAX_BUILDS: u32 = 50;
+
 /// What all jobs share.
 pub(super) struct Tools {
     dialect: Dialect,
@@ -36,6 +44,15 @@ pub(super) struct Tools {
     fallback: bool,
     max_log_size: u64,
     roots: PathBuf,
+    /// Connections whose last build went well, since when each is idle, and how many builds it has had.
+    idle: Mutex<Vec<Idle>>,
+}
+
+/// A daemon starts a process and opens its database for each connection: as long as a small build takes.
+struct Idle {
+    connection: Connection,
+    since: Instant,
+    builds: u32,
 }
 
 impl Tools {
@@ -46,6 +63,26 @@ impl Tools {
             fallback: settings.fallback,
             max_log_size: settings.max_log_size,
             roots: super::roots_directory(&settings.state_directory),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// A connection that was put back, if one is fresh.
+    fn take(&self) -> Option<Idle> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::now();
+        idle.retain(|idle| now - idle.since < REST);
+        idle.pop()
+    }
+
+    /// Others may use the connection, once it has let go of enough. Those that nobody took up in time are closed at
+    /// the next occasion: there are never more than slots.
+    fn put_back(&self, connection: Connection, builds: u32) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = clock::now();
+        idle.retain(|idle| since - idle.since < REST);
+        if builds < MAX_BUILDS {
+            idle.push(Idle { connection, since, builds });
         }
     }
 }
@@ -79,8 +116,14 @@ fn attempt(
             Outcome::Aborted(chain(&error))
         }
     };
-    let mut connection = match Connection::open(&tools.address, tools.dialect) {
-        Ok(connection) => connection,
+    let seconds = |seconds: i64| u64::try_from(seconds).unwrap_or(0);
+    let options = Options {
+        fallback: tools.fallback,
+        timeout: seconds(order.timeout),
+        max_silent_time: seconds(order.max_silent_time),
+    };
+    let (mut connection, builds) = match connect(tools, &options) {
+        Ok(connected) => connected,
         Err(error) => {
             // It was there a moment ago. Nothing was tried yet.
             log::warn!(target: "builder", "build {}: {}", order.id, chain(&error));
@@ -92,13 +135,6 @@ fn attempt(
     if !leash.take(closer) {
         return Ok(Outcome::Interrupted);
     }
-    let seconds = |seconds: i64| u64::try_from(seconds).unwrap_or(0);
-    let options = Options {
-        fallback: tools.fallback,
-        timeout: seconds(order.timeout),
-        max_silent_time: seconds(order.max_silent_time),
-    };
-    connection.set_options(&options).map_err(lost)?;
     connection.add_temporary_root(&order.derivation).map_err(lost)?;
     if !connection.is_valid(&order.derivation).map_err(lost)? {
         return Ok(Outcome::Aborted(format!("{} is not in the store", order.derivation)));
@@ -135,7 +171,23 @@ fn attempt(
         })?;
     }
     log.flush().map_err(|error| aborted("write the log", &error))?;
+    if leash.release() {
+        tools.put_back(connection, builds + 1);
+    }
     Ok(Outcome::Succeeded { outputs: derivation.outputs, products: Vec::new() })
+}
+
+/// A connection with these options, and how many builds it has had. One that was put back may have been closed by the
+/// daemon since.
+fn connect(tools: &Tools, options: &Options) -> Result<(Connection, u32), Error> {
+    while let Some(Idle { mut connection, builds, .. }) = tools.take() {
+        if connection.set_options(options).is_ok() {
+            return Ok((connection, builds));
+        }
+    }
+    let mut connection = Connection::open(&tools.address, tools.dialect)?;
+    connection.set_options(options)?;
+    Ok((connection, 0))
 }
 
 /// The derivation's file, of the store of this machine.

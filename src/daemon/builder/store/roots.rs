@@ -1,7 +1,7 @@
 //! Links that keep store items from the collector: one for each item, named as the item, registered with the daemon
 //! as an indirect root. A link's own age is what its expiry goes by.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
@@ -40,8 +40,6 @@ fn make(directory: &Path, item: &str) -> io::Result<std::path::PathBuf> {
     }
     symlink(item, &aside)?;
     fs::rename(&aside, &link)?;
-    // The name is what the daemon follows: it must be on disk before the daemon forgets the build.
-    OpenOptions::new().read(true).open(directory)?.sync_all()?;
     Ok(link)
 }
 
