@@ -218,7 +218,11 @@ fn stuck(ports: &Ports, reader: &db::Reader) -> Result<usize, Error> {
         return Ok(0);
     }
     let queue = ports.builder.queue(QUEUE)?;
-    let hopeless = |reason: &str| reason.starts_with("no backend") || reason.starts_with("depend");
+    let hopeless = |reason: &str| {
+        ["no backend", "no worker", "store unreachable", "dependency"]
+            .iter()
+            .any(|beginning| reason.starts_with(beginning))
+    };
     let all = queue.iter().all(|waiting| hopeless(&waiting.reason));
     Ok(if all { queue.len() } else { 0 })
 }

@@ -266,6 +266,11 @@ fn spawn_updater(
         file::create_directory(directory)
             .map_err(|error| Error::Directory(directory.clone(), error))?;
     }
+    if config.job_user.is_some() {
+        // Jobs read the checkouts of further channels where they are.
+        file::make_passable(&places.checkouts)
+            .map_err(|error| Error::Directory(places.checkouts.clone(), error))?;
+    }
     let (launcher, max, silence) = (launcher.clone(), config.max_fetches, config.fetch_timeout);
     updater::spawn(spawner, launcher, places, max, silence)
         .map_err(|error| Error::Thread("updater", error))

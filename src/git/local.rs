@@ -220,7 +220,12 @@ fn copy_files(
     wanted: impl Fn(&OsStr) -> bool,
 ) -> io::Result<()> {
     fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
+    let entries = match fs::read_dir(from) {
+        // Packed meanwhile: packs are copied after loose objects.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
         let name = entry?.file_name();
         if !wanted(&name) {
             continue;

@@ -23,6 +23,16 @@ pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
 }
 
+/// Creates a directory of ours that others may pass through.
+pub(crate) fn make_passable(path: &Path) -> io::Result<()> {
+    create_directory(path)?;
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o001 == 0 {
+        fs::set_permissions(path, Permissions::from_mode(mode & 0o7777 | 0o001))?;
+    }
+    Ok(())
+}
+
 /// Copies a tree (directories, files with their modes, symbolic links), owned by `user` if given. `to` must not exist.
 /// Its owner may write everywhere in the copy. Other kinds of file, sockets say, are left out.
 pub(crate) fn copy_tree(from: &Path, to: &Path, user: Option<&User>) -> io::Result<()> {

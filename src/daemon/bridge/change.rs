@@ -43,10 +43,12 @@ impl Live {
     pub(super) fn cancel_evaluation(&mut self, id: EvaluationId) -> Result<(), Failure> {
         // Unknown ones are told apart first; the evaluator knows only those that run.
         self.evaluation(id)?;
-        if self.ports.evaluator.cancel(id).map_err(gone)? {
+        let canceled = self.ports.evaluator.cancel(id).map_err(gone)?;
+        let evaluation = self.evaluation(id)?;
+        if canceled && evaluation.status == EvaluationStatus::Started {
             return Ok(());
         }
-        let evaluation = self.evaluation(id)?;
+        // It may have ended a moment ago, and its evaluator be tidying up: then its builds are what is left.
         if evaluation.status != EvaluationStatus::Started && evaluation.jobs.pending == 0 {
             let message = format!("evaluation {id} and all its builds have ended");
             return Err(Failure::new(FailureKind::Conflict, message));

@@ -92,6 +92,10 @@ impl Prepared {
             setrlimit(what, value, value).map_err(|error| because("set limits", error))
         };
         limit(Resource::RLIMIT_CORE, 0)?;
+        // A daemon may run under a tighter mask; what a job makes is for the jobs that need it, too.
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+        // Where memory is short, jobs go before the daemon. A kernel that has it no other way leaves it as it is.
+        let _ = std::fs::write("/proc/self/oom_score_adj", "500");
         if let Some(bytes) = self.memory {
             limit(Resource::RLIMIT_AS, bytes)?;
         }

@@ -79,7 +79,7 @@ impl Tools {
         if settings.job_user.is_some() {
             // The job user has to get through to its own directories, not to look around.
             for directory in [&settings.state_directory, &settings.cache_directory] {
-                make_passable(directory)?;
+                file::make_passable(directory)?;
             }
         }
         Ok(Self { launcher, settings })
@@ -89,16 +89,6 @@ impl Tools {
     fn products(&self, order: &Order) -> PathBuf {
         self.settings.state_directory.join("products").join(order.id.to_string())
     }
-}
-
-/// Creates a directory of ours that others may pass through.
-fn make_passable(path: &Path) -> io::Result<()> {
-    file::create_directory(path)?;
-    let mode = fs::metadata(path)?.permissions().mode();
-    if mode & 0o001 == 0 {
-        fs::set_permissions(path, Permissions::from_mode(mode & 0o7777 | 0o001))?;
-    }
-    Ok(())
 }
 
 /// Runs one build to its end.
@@ -169,7 +159,7 @@ fn prepare_products(tools: &Tools, order: &Order) -> Result<PathBuf, Trouble> {
         file::create_directory(&directory)?;
         let user = tools.settings.job_user.as_ref();
         if user.is_some() {
-            directory.parent().map_or(Ok(()), make_passable)?;
+            directory.parent().map_or(Ok(()), file::make_passable)?;
             file::chown_tree(&directory, user)?;
             // Builds that need this one read it as the same user, when it is the daemon's again.
             make_readable(&directory)?;
