@@ -263,3 +263,39 @@ fn evaluators_and_builds_run_as_the_job_user_without_a_way_back() {
 fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
+
+#[test]
+fn the_job_user_reaches_all_channels_and_what_other_jobs_left() {
+    if !is_root() {
+        eprintln!("left out: only root can run jobs as another user");
+        return;
+    }
+    let second = Repository::with_jobs("");
+    second.write("shared", "from the second\n");
+    second.commit();
+    let first = Repository::with_jobs(
+        &[
+            job("make", "mkdir $out && umask && echo made > $out/x", ""),
+            job("use", "cat $(grep -o '/[^\"]*/out' $GORGET_NEEDS)/x", r#""needs":["make"]"#),
+            "for d in $(grep -o '\"directory\":\"[^\"]*' \"$GORGET_CHANNELS\" | cut -d'\"' -f4); do \
+             cat $d/shared 2>/dev/null; done >&2\n"
+                .to_owned(),
+        ]
+        .concat(),
+    );
+    let mut daemon = Daemon::start(&["--job-user=nobody"]);
+    let mut specification = first.specification("hello", &["./jobs"]);
+    let more = second.specification("x", &[])["channels"][0].clone();
+    let channels = specification["channels"].as_array_mut().unwrap();
+    channels.push(more);
+    channels[1]["name"] = "second".into();
+    daemon.ask(&format!("add {specification}"));
+    daemon.settle();
+    let log = daemon.ask("log evaluation 1");
+    assert!(
+        log.iter().any(|line| line["text"].as_str().unwrap().contains("from the second\n")),
+        "{log:?}"
+    );
+    let used = daemon.build("use");
+    assert_eq!(used["status"], "succeeded", "{used}\n{}", daemon.log());
+}

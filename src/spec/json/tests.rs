@@ -304,3 +304,21 @@ fn the_fingerprint_changes_with_what_decides_jobs_only() {
         assert_ne!(job_fingerprint(&one(other)), print, "{other}");
     }
 }
+
+#[test]
+fn only_a_systems_own_sendmail_can_be_named() {
+    let parse = |server: &str| {
+        super::parse(&format!(
+            r#"{{"name":"a","command":["true"],"notifications":[{{"type":"email","from":"a@b","to":"a@b","server":"{server}"}}]}}"#
+        ))
+    };
+    assert!(parse("sendmail:///usr/sbin/sendmail").is_ok());
+    for bad in [
+        "sendmail:///tmp/mine",
+        "sendmail://",
+        "sendmail:///usr/sbin/sendmail/../../sh",
+        "sendmail:x",
+    ] {
+        assert!(parse(bad).is_err(), "{bad}");
+    }
+}
