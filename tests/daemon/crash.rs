@@ -61,6 +61,11 @@ fn nothing_is_lost_to_kill_9() {
     let mut events = daemon.events();
     while ends.values().sum::<usize>() < BUILDS {
         let (event, _) = events.wait_for("build-ended");
+        // On a busy machine a build may be running at three deaths in a row, which aborts it; the next evaluation
+        // schedules it again.
+        if event["status"] == "aborted" {
+            continue;
+        }
         *ends.entry(event["build"].as_i64().unwrap()).or_default() += 1;
     }
     assert!(ends.values().all(|&ends| ends == 1), "{ends:?}");
