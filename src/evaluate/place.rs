@@ -108,7 +108,7 @@ fn own(path: &Path, user: Option<&User>) -> io::Result<()> {
     file::create_directory(path)?;
     match user {
         // One that was used before is taken over whole when the option has changed since.
-        Some(user) if fs::metadata(path)?.uid() != user.uid => file::chown_tree(path, Some(user)),
+        Some(user) if fs::metadata(path)?.uid() != user.uid => file::chown_tree(path, user),
         Some(_) | None => Ok(()),
     }
 }

@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{
-    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink,
+    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink,
 };
 use std::path::{Path, PathBuf};
 
@@ -63,21 +63,55 @@ pub(crate) fn copy_tree(from: &Path, to: &Path, user: Option<&User>) -> io::Resu
         }
         fs::set_permissions(&to, Permissions::from_mode(mode & 0o777 | 0o700))?;
     }
-    user.map_or(Ok(()), |user| chown_tree(to, Some(user)))
+    user.map_or(Ok(()), |user| chown_tree(to, user))
 }
 
-/// Gives a whole tree to `user` (the daemon's own if `None`), never following links.
-pub(crate) fn chown_tree(path: &Path, user: Option<&User>) -> io::Result<()> {
-    let own = || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    let (uid, gid) = user.map_or_else(own, |user| (user.uid, user.gid));
-    let mut give = |path: &Path| {
+/// Gives a whole tree to `user`, never following links.
+pub(crate) fn chown_tree(path: &Path, user: &User) -> io::Result<()> {
+    visit_tree(path, &mut |path| {
         let metadata = fs::symlink_metadata(path)?;
-        let done = (metadata.uid(), metadata.gid()) == (uid, gid);
-        if done { Ok(()) } else { lchown(path, Some(uid), Some(gid)) }
-    };
-    give(path)?;
+        let done = (metadata.uid(), metadata.gid()) == (user.uid, user.gid);
+        if done { Ok(()) } else { lchown(path, Some(user.uid), Some(user.gid)) }
+    })
+}
+
+/// Makes what a job left ours, readable by all and writable by nobody else: from then on nobody puts anything else in
+/// its place. Links are neither followed nor changed, and what belongs neither to us nor to `user` was linked in from
+/// elsewhere and stays as it is. `go_on` is asked at each file; its error ends the work.
+pub(crate) fn take_over(
+    path: &Path,
+    user: Option<&User>,
+    go_on: &dyn Fn() -> io::Result<()>,
+) -> io::Result<()> {
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    visit_tree(path, &mut |path| {
+        go_on()?;
+        // What is looked at and what is changed is the same file, whatever the job puts in its place meanwhile.
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let metadata = file.metadata()?;
+        let theirs = user.is_some_and(|user| user.uid == metadata.uid());
+        if !(metadata.is_dir() || metadata.is_file()) || !(theirs || metadata.uid() == uid) {
+            return Ok(());
+        }
+        let itself = inside(&file);
+        if theirs {
+            chown(&itself, Some(uid), Some(gid))?;
+        }
+        let executable = metadata.is_dir() || metadata.mode() & 0o100 != 0;
+        let mode = if executable { 0o755 } else { 0o644 };
+        if metadata.mode() & 0o7777 != mode {
+            fs::set_permissions(&itself, Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    })
+}
+
+/// Calls `visit` with a path of `path` itself and of everything below, parents first.
+fn visit_tree(path: &Path, visit: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    visit(path)?;
     if fs::symlink_metadata(path)?.is_dir() {
-        walk(&open_directory(path)?, MAX_DEPTH, &mut give)?;
+        walk(&open_directory(path)?, MAX_DEPTH, visit)?;
     }
     Ok(())
 }
@@ -209,10 +243,24 @@ mod tests {
         let all = ["", "a", "a/b", "a/b/text", "a/b/link", "a/outside", "dangling"];
         assert!(all.iter().all(|path| owner(path) == user.uid));
         assert_eq!(fs::metadata("/etc").unwrap().uid(), 0);
-        chown_tree(&to, None).unwrap();
-        assert!(all.iter().all(|path| owner(path) == 0));
-        chown_tree(&to.join("dangling"), Some(&user)).unwrap();
+        chown_tree(&to.join("dangling"), &user).unwrap();
         assert_eq!(owner("dangling"), user.uid);
+        let other = User::find("daemon").unwrap().unwrap();
+        put(&to.join("others"), "", 0o600);
+        lchown(to.join("others"), Some(other.uid), None).unwrap();
+        put(&to.join("a/b/closed"), "", 0o4600);
+        let closed = to.join("a/b/c");
+        fs::set_permissions(&closed, Permissions::from_mode(0o1773)).unwrap();
+        take_over(&to, Some(&user), &|| Ok(())).unwrap();
+        assert!(["", "a", "a/b", "a/b/text"].into_iter().all(|path| owner(path) == 0));
+        assert_eq!(owner("a/outside"), user.uid);
+        let modes =
+            ["a", "a/b/c", "a/run", "a/b/text", "a/b/closed"].map(|path| mode(&to.join(path)));
+        assert_eq!(modes, [0o755, 0o755, 0o755, 0o644, 0o644]);
+        assert_eq!((owner("others"), mode(&to.join("others"))), (other.uid, 0o600));
+        assert_eq!(fs::metadata("/etc").unwrap().uid(), 0);
+        let refused = take_over(&to, None, &|| Err(io::Error::other("enough"))).unwrap_err();
+        assert_eq!(refused.to_string(), "enough");
     }
 
     #[test]
@@ -220,7 +268,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let top = directory.path().join("top");
         create_directory(&top.join("d/".repeat(MAX_DEPTH + 1))).unwrap();
-        let error = chown_tree(&top, None).unwrap_err();
+        let error = take_over(&top, None, &|| Ok(())).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         remove_tree(&top).unwrap();
         assert!(!top.exists());

@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::limits::{Exceeded, Limits};
-use super::products;
+use super::products::{self, Collector, Refused as Uncollected};
 use crate::daemon::builder::Settings;
 use crate::daemon::builder::output::{Output, Refused};
 use crate::daemon::builder::running::Leash;
 use crate::evaluate;
 use crate::evaluate::place::Place;
-use crate::model::build::{Order, Outcome, Product};
+use crate::model::build::{Order, Outcome};
 use crate::model::job::ProcessWork;
 use crate::sys::process::{Child, Exit, How, Killer, Launch, Launcher, Program, Read};
 use crate::sys::{clock, file};
@@ -32,6 +32,9 @@ const FULL: u64 = 64 << 20;
 
 /// The longest read of a child, which is also what is kept in memory of a build's output.
 const BUFFER: usize = 64 << 10;
+
+/// How long taking what a build leaves may take: a disk image of some hundred gigabytes.
+const COLLECTING: Duration = Duration::from_secs(600);
 
 /// What all jobs share.
 pub(super) struct Tools {
@@ -141,14 +144,18 @@ fn attempt(tools: &Tools, order: &Order, leash: &Leash<Killer>) -> Result<Outcom
         child.stop(GRACE);
         return Err(Trouble::Canceled);
     };
-    if settings.job_user.is_some() {
-        file::chown_tree(&directory, None).map_err(doing("take over the products"))?;
-    }
     judge(settings, exit, &mut output)?;
     output.flush().map_err(doing("write the log"))?;
-    let (outputs, products) =
-        collect(&place, &globs, &directory, &out).map_err(doing("collect the products"))?;
-    Ok(Outcome::Succeeded { outputs, products })
+    let collector = Collector::new(settings.job_user.as_ref(), leash, COLLECTING);
+    match collector.collect(&place.work(), &globs, &directory) {
+        Ok((outputs, products)) => Ok(Outcome::Succeeded { outputs, products }),
+        Err(Uncollected::Bad(why)) => {
+            output.note(&why).map_err(doing("write the log"))?;
+            Err(Trouble::Failed(why))
+        }
+        Err(Uncollected::Canceled) => Err(Trouble::Canceled),
+        Err(Uncollected::Io(error)) => Err(doing("collect the products")(error)),
+    }
 }
 
 /// Makes the directory that holds `$out`, anew.
@@ -157,21 +164,14 @@ fn prepare_products(tools: &Tools, order: &Order) -> Result<PathBuf, Trouble> {
     let make = || {
         file::remove_tree(&directory)?;
         file::create_directory(&directory)?;
-        let user = tools.settings.job_user.as_ref();
-        if user.is_some() {
+        if let Some(user) = &tools.settings.job_user {
             directory.parent().map_or(Ok(()), file::make_passable)?;
             file::chown_tree(&directory, user)?;
-            // Builds that need this one read it as the same user, when it is the daemon's again.
-            make_readable(&directory)?;
         }
         Ok(())
     };
     make().map_err(doing(format!("make {}", directory.display())))?;
     Ok(directory)
-}
-
-fn make_readable(directory: &Path) -> io::Result<()> {
-    fs::set_permissions(directory, Permissions::from_mode(0o755))
 }
 
 /// What a build works on may have been removed since it was registered.
@@ -367,21 +367,6 @@ fn judge(settings: &Settings, exit: Exit, output: &mut Output) -> Result<(), Tro
         }
     }
     Err(Trouble::Failed(why))
-}
-
-fn collect(
-    place: &Place,
-    globs: &globset::GlobSet,
-    directory: &Path,
-    out: &Path,
-) -> io::Result<(BTreeMap<String, String>, Vec<Product>)> {
-    let mut products = products::copy(&place.work(), globs, &directory.join("files"))?;
-    products.extend(products::of_out(out)?);
-    let mut outputs = BTreeMap::new();
-    if fs::symlink_metadata(out).is_ok() {
-        outputs.insert("out".to_owned(), out.to_string_lossy().into_owned());
-    }
-    Ok((outputs, products))
 }
 
 /// What becomes of a build when something here breaks.
