@@ -116,26 +116,81 @@ fn visit_tree(path: &Path, visit: &mut dyn FnMut(&Path) -> io::Result<()>) -> io
     Ok(())
 }
 
-/// Removes a tree even where directories in it are not writable; fine if there is none.
+/// Removes a tree even where directories in it are not writable, and however deep it is; fine if there is none.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
+    loop {
+        let removed = match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {
+                let top = open_directory(path)?;
+                empty(&top, &top, MAX_DEPTH)?;
+                fs::remove_dir(path)
+            }
+            Ok(_) => fs::remove_file(path),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // What lay too deep has been brought up.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            result => return result,
+        }
+    }
+}
+
+/// Removes what is in `directory`, for which see `walk`; a directory that is too deep becomes one of `top`'s.
+fn empty(top: &File, directory: &File, depth: usize) -> io::Result<()> {
+    let entries = match fs::read_dir(inside(directory)) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             // Build tools like to make their caches read-only.
-            let mut open_up = |path: &Path| match open_directory(path) {
-                Ok(directory) => {
-                    fs::set_permissions(inside(&directory), Permissions::from_mode(0o700))
-                }
-                // No directory.
-                Err(_) => Ok(()),
-            };
-            open_up(path)?;
-            walk(&open_directory(path)?, MAX_DEPTH, &mut open_up)?;
-            fs::remove_dir_all(path)
+            fs::set_permissions(inside(directory), Permissions::from_mode(0o700))?;
+            fs::read_dir(inside(directory))?
         }
-        result => result,
+        result => result?,
+    };
+    for (number, entry) in entries.enumerate() {
+        let entry = entry?;
+        let path = entry.path();
+        let remove = || {
+            if !entry.file_type()?.is_dir() {
+                return fs::remove_file(&path);
+            }
+            let child = open_directory(&path)?;
+            if depth == 0 {
+                return bring_up(&child, &path, top, number);
+            }
+            empty(top, &child, depth - 1)?;
+            fs::remove_dir(&path)
+        };
+        let mut removed = remove();
+        if removed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            fs::set_permissions(inside(directory), Permissions::from_mode(0o700))?;
+            removed = remove();
+        }
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
     }
+    Ok(())
+}
+
+/// Moves a directory up to `top`, under a name that is free or that of an empty directory.
+fn bring_up(directory: &File, path: &Path, top: &File, number: usize) -> io::Result<()> {
+    // To be moved, a directory must be writable itself.
+    fs::set_permissions(inside(directory), Permissions::from_mode(0o700))?;
+    for number in number.. {
+        match fs::rename(path, inside(top).join(format!(".deep-{number}"))) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty
+                        | io::ErrorKind::AlreadyExists
+                        | io::ErrorKind::NotADirectory
+                ) => {}
+            result => return result,
+        }
+    }
+    Ok(())
 }
 
 /// Bytes free for us on the file system that holds `path`.
@@ -267,11 +322,21 @@ mod tests {
     fn a_tree_too_deep_is_an_error_and_can_be_removed() {
         let directory = tempfile::tempdir().unwrap();
         let top = directory.path().join("top");
-        create_directory(&top.join("d/".repeat(MAX_DEPTH + 1))).unwrap();
+        create_directory(&top.join("e/".repeat(MAX_DEPTH + 1))).unwrap();
         let error = take_over(&top, None, &|| Ok(())).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        // Deeper than a process has descriptors, or a thread has stack, and with names like ours.
+        let mut deep = directory.path().join("0");
+        create_directory(&deep.join(".deep-0/x")).unwrap();
+        for n in 1..60 {
+            let next = directory.path().join(n.to_string());
+            create_directory(&next.join("d/".repeat(100)).join(".deep-0")).unwrap();
+            fs::rename(&deep, next.join("d/".repeat(100)).join("e")).unwrap();
+            deep = next;
+        }
+        fs::rename(deep, top.join("f")).unwrap();
         remove_tree(&top).unwrap();
-        assert!(!top.exists());
+        assert!(fs::symlink_metadata(&top).is_err());
     }
 
     #[test]
