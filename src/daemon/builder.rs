@@ -30,7 +30,7 @@ use self::state::Builder;
 use self::store::StoreDaemon;
 use crate::actor::pool::Pool;
 use crate::actor::{Gone, PATIENCE, Spawner, Stop, ask, fault};
-use crate::daemon::Config;
+use crate::daemon::{Config, updater};
 use crate::db::builds::Changes;
 use crate::db::{Database, Error};
 use crate::model::build::{BuildId, Kind, Order, Outcome};
@@ -213,16 +213,17 @@ impl Settings {
 pub(crate) struct Ports {
     pub(crate) database: Database,
     pub(crate) launcher: Launcher,
+    pub(crate) updater: updater::Handle,
     pub(crate) settings: Settings,
 }
 
 /// Starts the builder. What an earlier life left in the books must have been recovered before.
 pub(crate) fn spawn(threads: &Spawner, ports: Ports) -> io::Result<Handle> {
-    let Ports { database, launcher, settings } = ports;
+    let Ports { database, launcher, updater, settings } = ports;
     let (lane, reports) = report_lane(settings.max_builds);
     // One pool for all: the queue hands out no more than its slots, whatever backend they go to.
     let pool = Pool::new(threads, "build", settings.max_builds)?;
-    let process = Process::new(pool.clone(), launcher, settings.clone(), lane.clone())?;
+    let process = Process::new(pool.clone(), launcher, updater, settings.clone(), lane.clone())?;
     let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(process)];
     for (dialect, address) in settings.daemons.iter().cloned() {
         let (pool, lane) = (pool.clone(), lane.clone());

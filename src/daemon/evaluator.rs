@@ -15,7 +15,7 @@ use std::{fs, io};
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, select_biased};
 
-use super::builder;
+use super::{builder, updater};
 use crate::actor::pool::Pool;
 use crate::actor::{Gone, PATIENCE, Spawner, Stop, ask, fault};
 use crate::db::Database;
@@ -232,6 +232,7 @@ pub(crate) struct Ports {
     pub(crate) database: Database,
     pub(crate) builder: builder::Handle,
     pub(crate) launcher: Launcher,
+    pub(crate) updater: updater::Handle,
     pub(crate) settings: Settings,
 }
 
@@ -255,13 +256,13 @@ type Tell = Arc<dyn Fn(Changes) -> Result<(), Gone> + Send + Sync>;
 pub(crate) fn spawn(threads: &Spawner, ports: Ports) -> io::Result<Handle> {
     let builder = ports.builder;
     let tell: Tell = Arc::new(move |changes| builder.changed(changes));
-    spawn_telling(threads, ports.database, ports.launcher, ports.settings, tell)
+    let tools = (ports.database, ports.launcher, ports.updater);
+    spawn_telling(threads, tools, ports.settings, tell)
 }
 
 fn spawn_telling(
     threads: &Spawner,
-    database: Database,
-    launcher: Launcher,
+    (database, launcher, updater): (Database, Launcher, updater::Handle),
     settings: Settings,
     tell: Tell,
 ) -> io::Result<Handle> {
@@ -273,7 +274,7 @@ fn spawn_telling(
     let registrars = Pool::new(threads, "register", max)?;
     let core = Core::new(max, settings.paused);
     sweep(threads, &settings)?;
-    let tools = job::Tools { database, launcher, settings, tell, registrars };
+    let tools = job::Tools { database, launcher, updater, settings, tell, registrars };
     let work = Work { pool, tools, up, cuts: HashMap::new() };
     threads.essential("evaluator", move |stop| run(core, requests, reports, work, stop))?;
     Ok(Handle { inbox })

@@ -131,9 +131,11 @@ pub(super) fn start(config: &Config) -> Result<Daemon, Error> {
     let database = Database::open(&config.database, &spawner).map_err(Error::Database)?;
     let launcher = recover(config, &database)?;
 
+    let updater = spawn_updater(config, &spawner, &launcher)?;
     let ports = builder::Ports {
         database: database.clone(),
         launcher: launcher.clone(),
+        updater: updater.clone(),
         settings: builder::Settings::of(config).map_err(Error::Address)?,
     };
     let builder = builder::spawn(&spawner, ports).map_err(|e| Error::Thread("builder", e))?;
@@ -141,10 +143,10 @@ pub(super) fn start(config: &Config) -> Result<Daemon, Error> {
         database: database.clone(),
         builder: builder.clone(),
         launcher: launcher.clone(),
+        updater: updater.clone(),
         settings: evaluator_settings(config, &database)?,
     };
     let evaluator = evaluator::spawn(&spawner, ports).map_err(|e| Error::Thread("evaluator", e))?;
-    let updater = spawn_updater(config, &spawner, &launcher)?;
     let ports = registry::Ports {
         database: database.clone(),
         updater: updater.clone(),

@@ -4,12 +4,13 @@
 //! request is told was looked at after it was made. Looks at different URLs run side by side, as many as
 //! the pool has threads, in the order in which their URLs were first wanted.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select_biased};
 
 use crate::actor::pool::Pool;
 use crate::actor::{Gone, Spawner, Stop, fault, panic_message};
@@ -24,6 +25,12 @@ const INBOX: usize = 64;
 
 /// How long a stop waits for looks to end after they were killed: their processes take milliseconds to die.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long the commits of an earlier evaluation may take to be there again, behind other fetches.
+const PRESENT: Duration = Duration::from_secs(1800);
+
+/// How long whoever waits for that goes without looking whether to stop: a rare wait.
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// Answer to a fetch: the checkouts in the order of the channels, or the first error for people.
 pub(crate) struct Fetched {
@@ -205,6 +212,43 @@ impl Handle {
     ) -> Result<(), Gone> {
         Ok(self.inbox.send(Message::Fetch { jobset: jobset.clone(), channels, lane })?)
     }
+
+    /// The checkouts themselves if they are all there; or else the same commits, checked out again. For whoever had to
+    /// wait for longer than unused checkouts are kept, and can go on waiting.
+    pub(crate) fn present<'a>(
+        &self,
+        jobset: &JobsetName,
+        checkouts: &'a [Checkout],
+        canceled: &dyn Fn() -> bool,
+    ) -> Result<Cow<'a, [Checkout]>, Absent> {
+        if checkouts.iter().all(|checkout| checkout.directory.is_dir()) {
+            return Ok(Cow::Borrowed(checkouts));
+        }
+        let (lane, answer) = bounded(1);
+        let channels = checkouts.iter().map(Checkout::pinned).collect();
+        self.fetch(jobset, channels, lane).map_err(|_| Absent::Canceled)?;
+        let deadline = clock::now() + PRESENT;
+        loop {
+            match answer.recv_timeout(GLANCE) {
+                Ok(fetched) => return fetched.result.map(Cow::Owned).map_err(Absent::Failed),
+                Err(RecvTimeoutError::Timeout) if canceled() => return Err(Absent::Canceled),
+                Err(RecvTimeoutError::Timeout) if clock::now() < deadline => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    let why = format!("no answer in {} s", PRESENT.as_secs());
+                    return Err(Absent::Failed(why));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(Absent::Canceled),
+            }
+        }
+    }
+}
+
+/// Why checkouts that were removed are not there again.
+#[derive(Debug)]
+pub(crate) enum Absent {
+    Failed(String),
+    /// Whoever asked is to stop, or the daemon is.
+    Canceled,
 }
 
 /// Starts the updater and the pool `fetch/N`. `silence` is how long a look may go without a byte.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::spec::JobsetName;
+use super::spec::{Channel, JobsetName, Reference};
 use super::status::EvaluationStatus;
 use super::time::Time;
 
@@ -27,6 +27,18 @@ pub(crate) struct Checkout {
     pub(crate) tree: String,
     /// The shared, pristine checkout, without `.git`; it may have been removed since.
     pub(crate) directory: PathBuf,
+}
+
+impl Checkout {
+    /// The channel at this very commit.
+    pub(crate) fn pinned(&self) -> Channel {
+        Channel {
+            name: self.channel.clone(),
+            url: self.url.clone(),
+            reference: Reference::Commit(self.commit.clone()),
+            introduction: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

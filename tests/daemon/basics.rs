@@ -109,6 +109,44 @@ fn a_build_is_canceled_with_its_dependents_and_restarted_with_them() {
 }
 
 #[test]
+fn what_is_asked_for_again_finds_its_commit_again() {
+    let repository = Repository::with_jobs(&job("one", "cat content >$out", ""));
+    repository.write("content", "old");
+    repository.commit();
+    let mut daemon = Daemon::start(&["--interval=86400"]);
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    let one = daemon.build("one");
+    repository.write("content", "new");
+    repository.commit();
+    daemon.ask("trigger hello");
+    daemon.until("evaluations hello", |evaluations| evaluations.len() == 2);
+    daemon.settle();
+    // As the janitor does after a while.
+    fs::remove_dir_all(daemon.state().join("cache/checkouts")).unwrap();
+    fs::create_dir(daemon.state().join("cache/checkouts")).unwrap();
+    daemon.ask(&format!("restart-build {}", one["id"]));
+    daemon.settle();
+    let one = daemon.ask(&format!("build {}", one["id"])).remove(0);
+    assert_eq!(one["status"], "succeeded", "{one}");
+    assert_eq!(fs::read_to_string(one["outputs"]["out"].as_str().unwrap()).unwrap(), "old");
+
+    // An evaluation that waits for its turn for a long time.
+    daemon.ask("pause evaluations");
+    daemon.ask("trigger hello");
+    repository.write("content", "newest");
+    repository.commit();
+    daemon.ask("trigger hello");
+    daemon.until("jobset hello", |jobset| jobset[0]["status"] == "evaluating");
+    fs::remove_dir_all(daemon.state().join("cache/checkouts")).unwrap();
+    fs::create_dir(daemon.state().join("cache/checkouts")).unwrap();
+    daemon.ask("resume evaluations");
+    daemon.settle();
+    let evaluation = daemon.ask("evaluations hello").remove(0);
+    assert_eq!(evaluation["status"], "succeeded", "{evaluation}");
+}
+
+#[test]
 fn time_limits_end_builds_as_failed() {
     let repository = Repository::with_jobs(
         &[

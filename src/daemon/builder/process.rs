@@ -22,6 +22,7 @@ use super::running::{Leash, Unreported};
 use super::{Backend, Report, Settings};
 use crate::actor::pool::Pool;
 use crate::actor::{fault, panic_message};
+use crate::daemon::updater;
 use crate::model::build::{BuildId, Kind, Order, Outcome};
 use crate::sys::process::{Killer, Launcher};
 
@@ -51,10 +52,11 @@ impl Process {
     pub(super) fn new(
         pool: Pool,
         launcher: Launcher,
+        updater: updater::Handle,
         settings: Settings,
         lane: Sender<Report>,
     ) -> io::Result<Self> {
-        let tools = Arc::new(Tools::new(launcher, settings)?);
+        let tools = Arc::new(Tools::new(launcher, updater, settings)?);
         Ok(Self { tools, pool, lane, host: host_system(), leashes: BTreeMap::new() })
     }
 }

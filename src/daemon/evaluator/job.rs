@@ -13,6 +13,7 @@ use super::log_file::LogFile;
 use super::{Evaluated, Report, Request, Settings, Slot, Tell};
 use crate::actor::panic_message;
 use crate::actor::pool::Pool;
+use crate::daemon::updater::{self, Absent};
 use crate::db::{Database, Error, evaluations};
 use crate::evaluate::place::Place;
 use crate::evaluate::resolve::Resolver;
@@ -29,6 +30,7 @@ use crate::sys::process::Launcher;
 pub(super) struct Tools {
     pub(super) database: Database,
     pub(super) launcher: Launcher,
+    pub(super) updater: updater::Handle,
     pub(super) settings: Settings,
     pub(super) tell: Tell,
     /// The threads that wait for the books.
@@ -164,10 +166,27 @@ impl Job {
         let started = clock::now();
         let log = log_path(settings, id);
         let mut log = LogFile::create(&log, id, settings.max_log_size);
+        // It may have waited for a slot for longer than checkouts are kept.
+        let present =
+            self.tools.updater.present(&request.specification.name, &request.checkouts, &|| {
+                !self.cuts.is_empty()
+            });
+        let checkouts = match present {
+            Ok(checkouts) => checkouts,
+            Err(Absent::Failed(why)) => {
+                return fail(&mut log, format!("cannot check out again: {why}"));
+            }
+            Err(Absent::Canceled) => {
+                return match self.cuts.try_recv() {
+                    Ok(Cut::Canceled) => Ending::Canceled,
+                    _ => Ending::Interrupted,
+                };
+            }
+        };
         let evaluation = Evaluation {
             id: Some(id),
             specification: &request.specification,
-            checkouts: &request.checkouts,
+            checkouts: &checkouts,
             user: settings.job_user.as_ref(),
             memory: settings.memory,
         };
@@ -177,11 +196,7 @@ impl Job {
         });
         let child = match child {
             Ok(child) => child,
-            Err(error) => {
-                let reason = chain(&error);
-                log.note(&format!("the evaluation failed: {reason}"));
-                return Ending::Failed(reason);
-            }
+            Err(error) => return fail(&mut log, chain(&error)),
         };
         self.finish.report(Report::Running(self.finish.slot, child.killer()));
         let limits = Limits::new(&evaluation, started);
@@ -205,6 +220,11 @@ impl Job {
         let home = cache.join("jobsets").join(evaluation.specification.name.as_str());
         Place::prepare(&root, &home, evaluation.checkouts, evaluation.user)
     }
+}
+
+fn fail(log: &mut LogFile, reason: String) -> Ending {
+    log.note(&format!("the evaluation failed: {reason}"));
+    Ending::Failed(reason)
 }
 
 /// Where the log of an evaluation is.

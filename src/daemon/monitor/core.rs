@@ -11,7 +11,7 @@ use super::{Message, Reply, Seed};
 use crate::daemon::evaluator::{Evaluated, Request};
 use crate::daemon::registry::Refusal;
 use crate::model::evaluation::{Checkout, Ending};
-use crate::model::spec::{Channel, Reference, Specification};
+use crate::model::spec::{Channel, Specification};
 use crate::model::status::JobsetStatus;
 use crate::model::time::Time;
 use crate::spec;
@@ -364,12 +364,7 @@ fn pinned(specification: &Specification, checkouts: &[Checkout]) -> Vec<Channel>
     };
     checkouts
         .iter()
-        .map(|checkout| Channel {
-            name: checkout.channel.clone(),
-            url: checkout.url.clone(),
-            reference: Reference::Commit(checkout.commit.clone()),
-            introduction: introduction(checkout),
-        })
+        .map(|checkout| Channel { introduction: introduction(checkout), ..checkout.pinned() })
         .collect()
 }
 

@@ -16,9 +16,11 @@ use super::products::{self, Collector, Refused as Uncollected};
 use crate::daemon::builder::Settings;
 use crate::daemon::builder::output::{Output, Refused};
 use crate::daemon::builder::running::Leash;
+use crate::daemon::updater::{self, Absent};
 use crate::evaluate;
 use crate::evaluate::place::Place;
 use crate::model::build::{Order, Outcome};
+use crate::model::evaluation::Checkout;
 use crate::model::job::ProcessWork;
 use crate::sys::process::{Child, Exit, How, Killer, Launch, Launcher, Program, Read};
 use crate::sys::{clock, file};
@@ -39,6 +41,7 @@ const COLLECTING: Duration = Duration::from_secs(600);
 /// What all jobs share.
 pub(super) struct Tools {
     launcher: Launcher,
+    updater: updater::Handle,
     settings: Settings,
 }
 
@@ -78,14 +81,18 @@ fn doing(what: impl Into<String>) -> impl FnOnce(io::Error) -> Trouble {
 }
 
 impl Tools {
-    pub(super) fn new(launcher: Launcher, settings: Settings) -> io::Result<Self> {
+    pub(super) fn new(
+        launcher: Launcher,
+        updater: updater::Handle,
+        settings: Settings,
+    ) -> io::Result<Self> {
         if settings.job_user.is_some() {
             // The job user has to get through to its own directories, not to look around.
             for directory in [&settings.state_directory, &settings.cache_directory] {
                 file::make_passable(directory)?;
             }
         }
-        Ok(Self { launcher, settings })
+        Ok(Self { launcher, updater, settings })
     }
 
     /// Where a build's products are.
@@ -127,7 +134,14 @@ fn attempt(tools: &Tools, order: &Order, leash: &Leash<Killer>) -> Result<Outcom
     let directory = prepare_products(tools, order)?;
     let out = directory.join("out");
     check_inputs(order)?;
-    let place = prepare_place(settings, order)?;
+    let checkouts = tools
+        .updater
+        .present(&order.jobset, &order.checkouts, &|| leash.is_canceled())
+        .map_err(|absent| match absent {
+            Absent::Failed(why) => Trouble::Aborted(format!("cannot check out again: {why}")),
+            Absent::Canceled => Trouble::Canceled,
+        })?;
+    let place = prepare_place(settings, order, &checkouts)?;
     let launch = launch(settings, order, work, &place, &out)?;
     if leash.is_canceled() {
         return Err(Trouble::Canceled);
@@ -176,12 +190,6 @@ fn prepare_products(tools: &Tools, order: &Order) -> Result<PathBuf, Trouble> {
 
 /// What a build works on may have been removed since it was registered.
 fn check_inputs(order: &Order) -> Result<(), Trouble> {
-    if let Some(checkout) = order.checkouts.first()
-        && !checkout.directory.is_dir()
-    {
-        let directory = checkout.directory.display();
-        return Err(Trouble::Aborted(format!("the checkout {directory} is gone")));
-    }
     for (job, outputs) in &order.needs {
         for path in outputs.values() {
             if let Err(error) = fs::symlink_metadata(path) {
@@ -194,12 +202,16 @@ fn check_inputs(order: &Order) -> Result<(), Trouble> {
 }
 
 /// A checkout of the build's own, with the list of channels and the file of needs beside it.
-fn prepare_place(settings: &Settings, order: &Order) -> Result<Place, Trouble> {
+fn prepare_place(
+    settings: &Settings,
+    order: &Order,
+    checkouts: &[Checkout],
+) -> Result<Place, Trouble> {
     let cache = &settings.cache_directory;
     let root = cache.join("builds").join(order.id.to_string());
     let home = cache.join("jobsets").join(order.jobset.as_str());
     let user = settings.job_user.as_ref();
-    Place::prepare(&root, &home, &order.checkouts, user).map_err(|error| match error {
+    Place::prepare(&root, &home, checkouts, user).map_err(|error| match error {
         evaluate::Error::Prepare(path, error) => {
             Trouble::Io(format!("prepare {}", path.display()), error)
         }

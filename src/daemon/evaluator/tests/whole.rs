@@ -8,6 +8,7 @@ use super::*;
 use crate::actor::Threads;
 use crate::db::builds::Filter;
 use crate::db::{Reader, builds, evaluations, jobsets};
+use crate::git::Places;
 use crate::logs::Tail;
 use crate::model::build::Build;
 use crate::model::status::{BuildStatus, EvaluationStatus};
@@ -58,8 +59,11 @@ impl Whole {
             job_user: None,
         };
         let reader = database.reader().unwrap();
-        let handle =
-            spawn_telling(&spawner, database, launcher, settings.clone(), Arc::new(tell)).unwrap();
+        let places =
+            Places { mirrors: path.join("cache/git"), checkouts: path.join("cache/checkouts") };
+        let updater = updater::spawn(&spawner, launcher.clone(), places, 1, LONG).unwrap();
+        let tools = (database, launcher, updater);
+        let handle = spawn_telling(&spawner, tools, settings.clone(), Arc::new(tell)).unwrap();
         let (lane, evaluated) = bounded(8);
         Self { directory, threads, handle, reader, settings, told, lane, evaluated }
     }

@@ -4,6 +4,7 @@ use crossbeam_channel::bounded;
 
 use super::*;
 use crate::model::evaluation::EvaluationId;
+use crate::model::spec::Reference;
 use crate::model::spec::{Evaluator, JobsetName};
 
 const PERIOD: Duration = Duration::from_secs(600);
