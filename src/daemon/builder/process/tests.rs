@@ -188,7 +188,7 @@ fn a_build_gets_its_checkout_and_environment_and_leaves_its_products() {
     let work = bench.path("cache/builds/7/work");
     let expected = format!(
         "source\ntrue a job 7 {host} tests 3\n{{\"compile\":{{\"out\":\"{}\"}}}}[{{\"name\":\"main\",\
-         \"url\":\"https://example.org/main.git\",\"commit\":\"c0ffee\",\"directory\":\"{}\"}}]\nerr\n",
+         \"url\":\"file:///no/such/repository.git\",\"commit\":\"c0ffee\",\"directory\":\"{}\"}}]\nerr\n",
         need.display(),
         work.display()
     );
