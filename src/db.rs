@@ -15,6 +15,7 @@ pub(crate) mod migrate;
 pub(crate) mod notifications;
 #[cfg(test)]
 mod plans;
+pub(crate) mod promises;
 pub(crate) mod records;
 #[cfg(test)]
 pub(crate) mod testing;

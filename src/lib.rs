@@ -54,8 +54,8 @@
 //!   and event, is one transaction; the ready queue only caches what was committed, and the janitor compares.
 //! - A build is told to have started before its child exists, and to have ended once: late reports carry an
 //!   older attempt and change nothing.
-//! - What was answered with success survives `kill -9`: answers follow the commit. A trigger is the exception
-//!   that needs none: at a start every jobset is looked at again.
+//! - What was answered with success survives `kill -9`: answers follow the commit. What is accepted and not yet
+//!   done, a look or the repetition of an evaluation, is kept in the books as a promise until it is.
 //! - No child outlives the daemon: each runs under a keeper that kills all its descendants when the daemon's end
 //!   of a socket closes, however that comes about.
 //! - Every queue, pool, line and wait has a bound. After the first signal the process ends within ten seconds.

@@ -17,8 +17,10 @@ use super::registry::Refusal;
 use super::updater::Fetched;
 use super::{evaluator, updater};
 use crate::actor::{self, Ended, Gone, Spawner, Stop};
+use crate::db::promises::{self, Promise, Promised};
 use crate::db::{self, Database};
-use crate::model::evaluation::Checkout;
+use crate::model::error::chain;
+use crate::model::evaluation::{Checkout, EvaluationId};
 use crate::model::spec::{JobsetName, Specification};
 use crate::model::status::JobsetStatus;
 use crate::model::time::Time;
@@ -31,6 +33,9 @@ const INBOX: usize = 64;
 /// is for the one that a respawned sibling might still send.
 const LANE: usize = 2;
 
+/// How long recording a promise may take: less than askers' own patience.
+const WRITING: Duration = Duration::from_secs(4);
+
 /// Where an answer goes.
 pub(super) type Reply = Sender<Result<(), Refusal>>;
 
@@ -39,7 +44,7 @@ pub(super) type Reply = Sender<Result<(), Refusal>>;
 pub(super) enum Message {
     Trigger(Reply),
     /// Evaluate these commits again.
-    Retry(Vec<Checkout>, Reply),
+    Retry(EvaluationId, Vec<Checkout>, Reply),
     Update(Box<Specification>),
     SetActive(bool),
 }
@@ -54,6 +59,7 @@ pub(super) struct Seed {
     pub(super) evaluation_error: Option<String>,
     /// Look at once, whatever the last evaluation was.
     pub(super) at_once: bool,
+    pub(super) promised: Promised,
     /// The daemon's own period, for specifications that name none.
     pub(super) interval: Duration,
 }
@@ -183,12 +189,18 @@ fn run(
         // an older state than the one that was answered.
         let (answers, work): (Vec<_>, Vec<_>) =
             out.drain(..).partition(|effect| matches!(effect, Effect::Answer(..)));
+        let mut refusal = None;
         for effect in work {
-            thread.perform(effect)?;
+            if let Err(broken) = thread.perform(effect)? {
+                refusal = Some(broken);
+            }
         }
         thread.report(&core)?;
         for effect in answers {
-            thread.perform(effect)?;
+            if let Effect::Answer(reply, answer) = effect {
+                let answer = answer.and_then(|()| refusal.clone().map_or(Ok(()), Err));
+                let _ = reply.send(answer); // The asker may have lost patience.
+            }
         }
         if core.is_over() {
             return Ok(());
@@ -221,23 +233,40 @@ impl Thread {
         Ok(())
     }
 
-    fn perform(&self, effect: Effect) -> Result<(), Gone> {
+    /// The inner error: a promise that could not be recorded, and must not be made.
+    fn perform(&self, effect: Effect) -> Result<Result<(), Refusal>, Gone> {
         match effect {
             Effect::Fetch(channels) => {
-                self.ports.updater.fetch(&self.name, channels, self.lanes.fetched.clone())
+                self.ports.updater.fetch(&self.name, channels, self.lanes.fetched.clone())?;
             }
             Effect::Evaluate(request) => {
-                self.ports.evaluator.evaluate(*request, self.lanes.evaluated.clone())
+                self.ports.evaluator.evaluate(*request, self.lanes.evaluated.clone())?;
             }
-            Effect::Checked(error) => {
-                self.checked(error);
-                Ok(())
+            Effect::Checked(error) => self.checked(error),
+            Effect::Promise(promise) => return Ok(self.promise(promise)),
+            Effect::Settle(promise) => {
+                let name = self.name.clone();
+                let settled = self
+                    .ports
+                    .database
+                    .write("settle a promise", move |tx| promises::settle(tx, &name, promise));
+                if let Err(error) = settled {
+                    // It is kept once more by the next life.
+                    log::debug!(target: "monitor", "jobset {}: {}", self.name, chain(&error));
+                }
             }
-            Effect::Answer(reply, answer) => {
-                let _ = reply.send(answer); // The asker may have lost patience.
-                Ok(())
-            }
+            Effect::Answer(..) => {}
         }
+        Ok(Ok(()))
+    }
+
+    fn promise(&self, promise: Promise) -> Result<(), Refusal> {
+        let name = self.name.clone();
+        let made = self
+            .ports
+            .database
+            .write_within(WRITING, "promise", move |tx| promises::make(tx, &name, promise));
+        Ok(made?)
     }
 
     /// Records a look in the books.

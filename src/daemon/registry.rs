@@ -15,6 +15,7 @@ use self::core::{Core, Effect};
 use super::monitor::{self, Message as MonitorMessage, News, Reply, Seed, Untold};
 use super::{builder, evaluator, updater};
 use crate::actor::{self, Ended, Gone, Spawner, Stop, ask};
+use crate::db::promises::{self, Promise};
 use crate::db::{self, Database, Reader};
 use crate::model::error::chain;
 use crate::model::evaluation::Evaluation;
@@ -199,7 +200,8 @@ pub(crate) fn spawn(threads: &Spawner, ports: Ports, interval: Duration) -> Resu
     let mut core = Core::new(interval);
     for jobset in db::jobsets::list(&reader).map_err(Error::Database)? {
         if let Some(specification) = read_back(&jobset.name, &jobset.specification) {
-            core.load(specification, jobset.active, jobset.error);
+            let promised = promises::of(&reader, &jobset.name).map_err(Error::Database)?;
+            core.load(specification, jobset.active, jobset.error, !promised.retries.is_empty());
         }
     }
     let (inbox, requests) = bounded(INBOX);
@@ -303,8 +305,7 @@ impl Thread {
                         Refusal::Conflict(format!("evaluation {} is running", evaluation.id));
                     out.push(Effect::Answer(reply, Err(refusal)));
                 } else {
-                    let Evaluation { jobset, checkouts, .. } = *evaluation;
-                    self.core.retry(now, &jobset, checkouts, reply, out);
+                    self.core.retry(now, *evaluation, reply, out);
                 }
             }
             // Who asked may have lost patience.
@@ -320,12 +321,15 @@ impl Thread {
     ) -> Result<(), Refusal> {
         let rows: Vec<_> = specifications
             .iter()
-            .map(|s| (s.name.clone(), spec::json::print(s), s.active))
+            .map(|s| (s.name.clone(), spec::json::print(s), s.active, self.core.differs(s)))
             .collect();
         let active = self.ports.database.write_within(WRITING, "put jobsets", move |tx| {
             let mut active = Vec::with_capacity(rows.len());
-            for (name, text, wanted) in &rows {
+            for (name, text, wanted, differs) in &rows {
                 db::jobsets::put(tx, name, text, *wanted)?;
+                if *differs {
+                    promises::make(tx, name, Promise::Look)?;
+                }
                 // Of a jobset known before, what it was stays.
                 active.push(db::jobsets::get(tx.conn, name)?.is_some_and(|jobset| jobset.active));
             }
@@ -357,7 +361,8 @@ impl Thread {
     ) -> Result<(), Refusal> {
         let written = name.clone();
         self.ports.database.write_within(WRITING, "set a jobset active", move |tx| {
-            db::jobsets::set_active(tx, &written, active)
+            db::jobsets::set_active(tx, &written, active)?;
+            if active { promises::make(tx, &written, Promise::Look) } else { Ok(()) }
         })?;
         self.core.set_active(clock::now(), name, active, out)
     }
@@ -388,8 +393,18 @@ impl Thread {
             }
             Effect::Tell(name, message) => self.tell(&name, message, out),
             Effect::Drop(name) => drop(self.monitors.remove(&name)),
+            Effect::Promise(name, reply) => drop(reply.send(self.promise(&name))),
             Effect::Answer(reply, answer) => drop(reply.send(answer)),
         }
+    }
+
+    /// A look of the monitor to come.
+    fn promise(&self, name: &JobsetName) -> Result<(), Refusal> {
+        let name = name.clone();
+        let made = self.ports.database.write_within(WRITING, "promise a look", move |tx| {
+            promises::make(tx, &name, Promise::Look)
+        });
+        Ok(made?)
     }
 
     fn tell(&mut self, name: &JobsetName, message: MonitorMessage, out: &mut Vec<Effect>) {
@@ -400,11 +415,13 @@ impl Thread {
         match told {
             Ok(()) => {}
             // Its end is on the way here, and the next one of an active jobset looks at once.
-            Err(Untold::Ended(MonitorMessage::Trigger(reply))) => drop(reply.send(Ok(()))),
+            Err(Untold::Ended(MonitorMessage::Trigger(reply))) => {
+                drop(reply.send(self.promise(name)));
+            }
             Err(Untold::Ended(MonitorMessage::Update(_) | MonitorMessage::SetActive(_))) => {}
             Err(
-                Untold::Ended(MonitorMessage::Retry(_, reply))
-                | Untold::Full(MonitorMessage::Trigger(reply) | MonitorMessage::Retry(_, reply)),
+                Untold::Ended(MonitorMessage::Retry(_, _, reply))
+                | Untold::Full(MonitorMessage::Trigger(reply) | MonitorMessage::Retry(_, _, reply)),
             ) => {
                 let refusal = Refusal::Unavailable(format!("jobset {name} is busy; try again"));
                 drop(reply.send(Err(refusal)));
@@ -425,7 +442,9 @@ impl Thread {
     ) -> Result<monitor::Handle, String> {
         let name = specification.name.clone();
         let seed = self.seed(specification, active, at_once).map_err(|error| chain(&error))?;
-        if active && (at_once || seed.last.as_ref().is_none_or(|(_, interrupted)| *interrupted)) {
+        let unfinished = seed.last.as_ref().is_none_or(|(_, interrupted)| *interrupted);
+        let looks = active && (at_once || seed.promised.look || unfinished);
+        if looks || !seed.promised.retries.is_empty() {
             self.core.looks_at_once(&name);
         }
         monitor::spawn(&self.threads, seed, generation, &self.below)
@@ -447,7 +466,17 @@ impl Thread {
             .and_then(|evaluation| evaluation.error);
         // The books keep one error: it is the look's unless it is the evaluation's.
         let fetch_error = error.filter(|error| evaluation_error.as_ref() != Some(error));
+        let promised = promises::of(&self.reader, name)?;
         let interval = self.interval;
-        Ok(Seed { specification, active, last, fetch_error, evaluation_error, at_once, interval })
+        Ok(Seed {
+            specification,
+            active,
+            last,
+            fetch_error,
+            evaluation_error,
+            at_once,
+            promised,
+            interval,
+        })
     }
 }

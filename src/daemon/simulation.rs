@@ -19,6 +19,7 @@ use super::monitor::core as monitor;
 use super::monitor::{Message, Moment, Seed};
 use super::updater;
 use crate::db::builds::{self, Changes};
+use crate::db::promises::{self, Promised};
 use crate::db::testing::Books;
 use crate::db::{evaluations, jobsets, maintenance};
 use crate::git::{self, Look, Resolved};
@@ -38,8 +39,11 @@ const JOBSETS: usize = 3;
 
 const URLS: [&str; 2] = ["/srv/one", "/srv/two"];
 
-/// How long the world is unkind, and then how long it has to recover: longer than all backoffs together.
+/// How long the world is unkind.
 const UNKIND: Duration = Duration::from_secs(2 * 3600);
+/// After that, how long nobody asks for anything.
+const CALM: Duration = Duration::from_secs(3600);
+/// How long it has to recover: longer than all backoffs together.
 const RECOVERY: Duration = Duration::from_secs(4 * 3600);
 
 /// What happens at some moment. Numbers name a life of the daemon: what an earlier life began is lost.
@@ -50,6 +54,8 @@ enum Event {
     /// A push, and the trigger of the hook that goes with it.
     Release(usize),
     Meddle,
+    /// The check that nothing which was asked for is left.
+    Reckon,
     Death,
     Deadline(usize),
     QueueDeadline,
@@ -110,6 +116,8 @@ struct World {
     running: BTreeMap<BuildId, i64>,
     /// The newest commit at an accepted trigger, by jobset.
     owed: Vec<u64>,
+    /// Commits of evaluations to be repeated, by jobset.
+    retries: Vec<BTreeSet<u64>>,
     /// The newest commit that an evaluation was made from, by jobset.
     evaluated: Vec<u64>,
     ended: BTreeSet<(BuildId, i64)>,
@@ -168,6 +176,7 @@ impl World {
             queue: Queue::new(3),
             running: BTreeMap::new(),
             owed: vec![0; JOBSETS],
+            retries: vec![BTreeSet::new(); JOBSETS],
             evaluated: vec![0; JOBSETS],
             ended: BTreeSet::new(),
         };
@@ -181,8 +190,9 @@ impl World {
         for _ in 0..10 {
             // Also close together, into the looks and evaluations of one another.
             let seconds = world.random.u64(0..900);
-            world.at(UNKIND + Duration::from_secs(1 + seconds), Event::Release(0));
+            world.at(UNKIND + CALM + Duration::from_secs(1 + seconds), Event::Release(0));
         }
+        world.at(UNKIND + CALM, Event::Reckon);
         for _ in 0..world.random.usize(0..4) {
             world.sometime(Event::Death);
         }
@@ -245,6 +255,7 @@ impl World {
             let specification = specification(n);
             let last =
                 evaluations::last_fingerprint(&self.books.conn, &specification.name).unwrap();
+            let promised = promises::of(&self.books.conn, &specification.name).unwrap();
             let seed = Seed {
                 specification,
                 active: true,
@@ -252,6 +263,7 @@ impl World {
                 fetch_error: None,
                 evaluation_error: None,
                 at_once: false,
+                promised,
                 interval: Duration::from_secs(300),
             };
             self.monitors.push(monitor::Core::new(self.moment(), seed));
@@ -293,6 +305,7 @@ impl World {
                 self.trigger(n);
             }
             Event::Meddle => self.meddle(),
+            Event::Reckon => self.reckon(),
             Event::Death => self.be_born(),
             Event::Deadline(n) => {
                 let now = self.moment();
@@ -305,8 +318,10 @@ impl World {
             Event::QueueDeadline => self.queue.on_deadline(self.start + self.passed),
             Event::LookRead { life, url, references, look } if life == self.life => {
                 let head = self.heads[URLS.iter().position(|u| *u == url).unwrap()];
-                let read =
-                    if self.misfortune(6) { Err(()) } else { Ok(vec![head; references.len()]) };
+                // Of a commit, it is that commit itself; of a branch, its head.
+                let commit = |text: &String| text.split('"').nth(1)?.parse().ok();
+                let commits = references.iter().map(|text| commit(text).unwrap_or(head)).collect();
+                let read = if self.misfortune(6) { Err(()) } else { Ok(commits) };
                 self.read.insert(look, read);
                 self.soon(3000, Event::LookEnded { life, url, look });
             }
@@ -334,9 +349,21 @@ impl World {
     fn trigger(&mut self, n: usize) {
         let (reply, answer) = bounded(1);
         self.tell(n, Message::Trigger(reply));
-        // What a look of the unkind time may lose to an error, the error says.
-        if answer.try_recv().unwrap().is_ok() && (n > 0 || self.is_kind()) {
+        if answer.try_recv().unwrap().is_ok() {
             self.owed[n] = self.heads[n % URLS.len()];
+        }
+    }
+
+    /// A person repeats some evaluation.
+    fn retry(&mut self) {
+        let all = evaluations::list(&self.books.conn, None, 10_000).unwrap();
+        let Some(evaluation) = self.random.choice(all) else { return };
+        let n = (0..JOBSETS).find(|n| specification(*n).name == evaluation.jobset).unwrap();
+        let commit = evaluation.checkouts[0].commit.parse().unwrap();
+        let (reply, answer) = bounded(1);
+        self.tell(n, Message::Retry(evaluation.id, evaluation.checkouts, reply));
+        if answer.try_recv().unwrap().is_ok() {
+            self.retries[n].insert(commit);
         }
     }
 
@@ -367,6 +394,19 @@ impl World {
                 monitor::Effect::Checked(error) => {
                     let name = specification(n).name;
                     self.books.write(|tx| jobsets::checked(tx, &name, error.as_deref())).unwrap();
+                    if error.is_some() {
+                        // Whoever asked can read why nothing came of it.
+                        self.owed[n] = self.owed[n].min(self.evaluated[n]);
+                        self.retries[n].clear();
+                    }
+                }
+                monitor::Effect::Promise(promise) => {
+                    let name = specification(n).name;
+                    self.books.write(|tx| promises::make(tx, &name, promise)).unwrap();
+                }
+                monitor::Effect::Settle(promise) => {
+                    let name = specification(n).name;
+                    self.books.write(|tx| promises::settle(tx, &name, promise)).unwrap();
                 }
                 monitor::Effect::Answer(reply, answer) => reply.send(answer).unwrap(),
             }
@@ -475,6 +515,7 @@ impl World {
         let n = self.jobset(&request.specification.name);
         let commit: u64 = request.checkouts[0].commit.parse().unwrap();
         self.evaluated[n] = self.evaluated[n].max(commit);
+        self.retries[n].remove(&commit);
         let evaluated =
             Evaluated { jobset: request.specification.name, evaluation: Some(id), ending };
         let mut out = vec![];
@@ -503,6 +544,9 @@ impl World {
 
     /// A person does something.
     fn meddle(&mut self) {
+        if self.random.u32(0..8) == 0 {
+            return self.retry();
+        }
         let last = builds::list(&self.books.conn, &builds::Filter::default(), 1).unwrap();
         let Some(last) = last.first() else { return };
         let id = BuildId(self.random.i64(1..=last.id.0));
@@ -618,8 +662,8 @@ impl World {
         }
     }
 
-    /// What must hold when all has calmed down.
-    fn judge(&mut self) {
+    /// What must hold whenever all have had time to do what they were asked for.
+    fn reckon(&self) {
         let seed = self.seed;
         for n in 0..JOBSETS {
             assert!(
@@ -628,11 +672,24 @@ impl World {
                 self.owed[n],
                 self.evaluated[n]
             );
+            assert!(self.retries[n].is_empty(), "seed {seed}: {:?} not repeated", self.retries[n]);
+        }
+    }
+
+    /// What must hold when all has calmed down.
+    fn judge(&mut self) {
+        let seed = self.seed;
+        self.reckon();
+        for n in 0..JOBSETS {
             let head = self.heads[n % URLS.len()];
             assert!(
                 self.evaluated[n] >= head || n == 0,
                 "seed {seed}: the newest commit was never evaluated"
             );
+        }
+        for n in 0..JOBSETS {
+            let promised = promises::of(&self.books.conn, &specification(n).name).unwrap();
+            assert_eq!(promised, Promised::default(), "seed {seed}: jobset {n}");
         }
         assert!(self.running.is_empty(), "seed {seed}: {:?} still run", self.running);
         let all = builds::list(&self.books.conn, &builds::Filter::default(), 10_000).unwrap();

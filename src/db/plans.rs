@@ -21,6 +21,7 @@ const SOURCES: &[&str] = &[
     include_str!("maintenance.rs"),
     include_str!("metrics.rs"),
     include_str!("notifications.rs"),
+    include_str!("promises.rs"),
     include_str!("records.rs"),
 ];
 
@@ -36,6 +37,8 @@ const SMALL: &[&str] = &[
     "metrics",
     "orphans",
     "o",
+    "retries",
+    "r",
 ];
 
 /// What is read in order, and only as far as the limit goes; what a query has collected itself.

@@ -100,6 +100,36 @@ fn a_kill_while_fetching_is_made_good() {
 }
 
 #[test]
+fn what_was_answered_ok_is_done_after_a_kill() {
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    let mut daemon = Daemon::start(&["--interval=86400"]);
+    daemon.ask(&repository.add("hello"));
+    daemon.until("evaluations hello", |evaluations| evaluations.len() == 1);
+    daemon.settle();
+    for round in 0..5 {
+        repository.write("content", &format!("round {round}"));
+        let commit = repository.commit();
+        daemon.ask("trigger hello");
+        daemon.kill();
+        daemon.restart();
+        daemon.until("evaluations hello", |evaluations| {
+            evaluations[0]["checkouts"][0]["commit"] == commit.as_str()
+        });
+        daemon.settle();
+        let first = daemon.ask("evaluations hello").pop().unwrap();
+        let old = first["checkouts"][0]["commit"].clone();
+        daemon.ask(&format!("retry-evaluation {}", first["id"]));
+        daemon.kill();
+        daemon.restart();
+        daemon.until("evaluations hello", |evaluations| {
+            let newest = &evaluations[0];
+            newest["checkouts"][0]["commit"] == old && newest["status"] == "succeeded"
+        });
+        daemon.settle();
+    }
+}
+
+#[test]
 fn sigterm_ends_everything_soon_and_it_is_resumed() {
     let directory = tempfile::tempdir().unwrap();
     let calm = directory.path().join("calm");

@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 use super::{Message, Reply, Seed};
 use crate::daemon::evaluator::{Evaluated, Request};
 use crate::daemon::registry::Refusal;
-use crate::model::evaluation::{Checkout, Ending};
+use crate::db::promises::Promise;
+use crate::model::evaluation::{Checkout, Ending, EvaluationId};
 use crate::model::spec::{Channel, Specification};
 use crate::model::status::JobsetStatus;
 use crate::model::time::Time;
@@ -24,6 +25,9 @@ const ALLOWED: usize = 8;
 
 /// Update times remembered at most: looks of coalesced triggers have no rate of their own.
 const REMEMBERED: usize = 64;
+
+/// How long after an evaluation could not begin, because of a database that cannot be written say.
+const HOLD: Duration = Duration::from_secs(30);
 
 /// Retries that may wait: a person clicking; beyond this something is wrong.
 const RETRIES: usize = 16;
@@ -42,8 +46,15 @@ pub(in crate::daemon) enum Effect {
     Evaluate(Box<Request>),
     /// Record a look: the error, if it did not work.
     Checked(Option<String>),
+    /// Record what is to be answered `Ok`.
+    Promise(Promise),
+    /// It is done, or cannot be.
+    Settle(Promise),
     Answer(Reply, Result<(), Refusal>),
 }
+
+/// An evaluation to repeat, and its commits.
+type Retry = (EvaluationId, Vec<Checkout>);
 
 /// What is under way.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,9 +65,10 @@ enum Activity {
         stale: bool,
     },
     /// A fetch of the commits of an earlier evaluation.
-    Retrying,
+    Retrying(Retry),
     Evaluating {
         fingerprint: String,
+        retry: Option<Retry>,
     },
 }
 
@@ -67,7 +79,11 @@ pub(in crate::daemon) struct Core {
     activity: Activity,
     /// A trigger or a change of the specification came while something was under way.
     again: bool,
-    retries: VecDeque<Vec<Checkout>>,
+    /// Whether the books say that a look is wanted.
+    promised: bool,
+    retries: VecDeque<Retry>,
+    /// Nothing begins before.
+    held: Instant,
     /// The next poll; heeded only while nothing is under way, `None` while inactive.
     due: Option<Instant>,
     /// When the last look began.
@@ -91,7 +107,9 @@ impl Core {
             active: seed.active,
             activity: Activity::Idle,
             again: false,
-            retries: VecDeque::new(),
+            promised: seed.promised.look,
+            retries: seed.promised.retries.into(),
+            held: now.instant,
             due: None,
             began: None,
             decided: now.wall,
@@ -103,7 +121,7 @@ impl Core {
         };
         let unfinished = core.last.as_ref().is_none_or(|(_, interrupted)| *interrupted);
         if core.active {
-            core.again = seed.at_once || unfinished;
+            core.again = seed.at_once || core.promised || unfinished;
             let delay = core.period().mul_f64(spread(core.specification.name.as_str()));
             core.due = Some(if core.again { now.instant } else { now.instant + delay });
         }
@@ -112,7 +130,11 @@ impl Core {
 
     /// When `on_deadline` is to be called.
     pub(in crate::daemon) fn deadline(&self) -> Option<Instant> {
-        (self.activity == Activity::Idle).then_some(self.due).flatten()
+        if self.activity != Activity::Idle {
+            return None;
+        }
+        let due = if self.retries.is_empty() { self.due } else { Some(self.held) };
+        due.map(|due| due.max(self.held))
     }
 
     pub(in crate::daemon) fn next_poll(&self) -> Option<Instant> {
@@ -121,10 +143,10 @@ impl Core {
 
     pub(in crate::daemon) fn status(&self) -> JobsetStatus {
         match self.activity {
-            Activity::Looking { .. } | Activity::Retrying => JobsetStatus::Fetching,
+            Activity::Looking { .. } | Activity::Retrying(_) => JobsetStatus::Fetching,
             Activity::Evaluating { .. } => JobsetStatus::Evaluating,
             // About to look: whoever waits for the outcome must not take this for rest.
-            Activity::Idle if self.again => JobsetStatus::Fetching,
+            Activity::Idle if self.again || !self.retries.is_empty() => JobsetStatus::Fetching,
             Activity::Idle if self.active => JobsetStatus::Idle,
             Activity::Idle => JobsetStatus::Inactive,
         }
@@ -155,8 +177,8 @@ impl Core {
                 let answer = self.on_trigger(now, out);
                 out.push(Effect::Answer(reply, answer));
             }
-            Message::Retry(checkouts, reply) => {
-                let answer = self.on_retry(now, checkouts, out);
+            Message::Retry(id, checkouts, reply) => {
+                let answer = self.on_retry(now, (id, checkouts), out);
                 out.push(Effect::Answer(reply, answer));
             }
             Message::Update(specification) => self.on_update(now, *specification, out),
@@ -174,9 +196,9 @@ impl Core {
         result: Result<Vec<Checkout>, String>,
         out: &mut Vec<Effect>,
     ) {
-        let forced = match std::mem::replace(&mut self.activity, Activity::Idle) {
-            Activity::Retrying => true,
-            Activity::Looking { stale: false } if self.active => false,
+        let retry = match std::mem::replace(&mut self.activity, Activity::Idle) {
+            Activity::Retrying(retry) => Some(retry),
+            Activity::Looking { stale: false } if self.active => None,
             // Answers about channels that are no longer watched, or of a jobset put to rest.
             Activity::Looking { .. } => return self.settle(now, out),
             other @ (Activity::Idle | Activity::Evaluating { .. }) => {
@@ -188,20 +210,26 @@ impl Core {
             Ok(checkouts) => {
                 self.fetch_error = None;
                 let fingerprint = fingerprint(&self.specification, &checkouts);
-                if forced || self.last.as_ref() != Some(&(fingerprint.clone(), false)) {
-                    self.activity = Activity::Evaluating { fingerprint: fingerprint.clone() };
+                if retry.is_some() || self.last.as_ref() != Some(&(fingerprint.clone(), false)) {
                     out.push(Effect::Evaluate(Box::new(Request {
                         specification: self.specification.clone(),
-                        fingerprint,
+                        fingerprint: fingerprint.clone(),
                         checkouts,
                         decided: self.decided,
                     })));
+                    self.activity = Activity::Evaluating { fingerprint, retry };
+                } else {
+                    self.keep_promise(out);
                 }
                 out.push(Effect::Checked(None));
             }
             Err(error) => {
                 self.fetch_error = Some(error.clone());
                 out.push(Effect::Checked(Some(error)));
+                match retry {
+                    Some(retry) => self.keep_retry(&retry, out),
+                    None => self.keep_promise(out),
+                }
             }
         }
         self.settle(now, out);
@@ -213,18 +241,70 @@ impl Core {
         answer: Evaluated,
         out: &mut Vec<Effect>,
     ) {
-        let Activity::Evaluating { fingerprint } = &mut self.activity else { return };
-        let fingerprint = std::mem::take(fingerprint);
+        let Activity::Evaluating { fingerprint, retry } = &mut self.activity else { return };
+        let (fingerprint, retry) = (std::mem::take(fingerprint), retry.take());
         self.activity = Activity::Idle;
-        if answer.evaluation.is_some() {
-            self.last = Some((fingerprint, answer.ending == Ending::Interrupted));
-            match answer.ending {
-                Ending::Succeeded => self.evaluation_error = None,
-                Ending::Failed(why) => self.evaluation_error = Some(why),
-                Ending::Canceled | Ending::Interrupted => {}
+        match (answer.evaluation, answer.ending) {
+            (Some(_), ending) => {
+                let interrupted = ending == Ending::Interrupted;
+                self.last = Some((fingerprint, interrupted));
+                match ending {
+                    Ending::Succeeded => self.evaluation_error = None,
+                    Ending::Failed(why) => self.evaluation_error = Some(why),
+                    Ending::Canceled | Ending::Interrupted => {}
+                }
+                match retry {
+                    Some(retry) if interrupted => self.put_off(now, retry),
+                    Some(retry) => self.keep_retry(&retry, out),
+                    None => self.keep_promise(out),
+                }
             }
-        } // Otherwise it did not begin: the next look finds the same difference again.
+            (None, Ending::Failed(why)) => {
+                let error = format!("an evaluation could not begin: {why}");
+                self.evaluation_error = Some(error.clone());
+                out.push(Effect::Checked(Some(error)));
+                match retry {
+                    Some(retry) => self.put_off(now, retry),
+                    None if self.active => {
+                        self.held = now.instant + HOLD;
+                        (self.again, self.due) = (true, Some(now.instant));
+                    }
+                    None => {}
+                }
+            }
+            // Put off, by a stop most likely: a later look finds the same difference again.
+            (None, Ending::Interrupted) => {
+                if let Some(retry) = retry {
+                    self.put_off(now, retry);
+                }
+            }
+            (None, Ending::Succeeded | Ending::Canceled) => {
+                if let Some(retry) = retry {
+                    self.keep_retry(&retry, out);
+                }
+            }
+        }
         self.settle(now, out);
+    }
+
+    /// A look that was asked for has been made, unless another one was asked for since.
+    fn keep_promise(&mut self, out: &mut Vec<Effect>) {
+        if self.promised && !self.again {
+            self.promised = false;
+            out.push(Effect::Settle(Promise::Look));
+        }
+    }
+
+    fn put_off(&mut self, now: Moment, retry: Retry) {
+        self.held = now.instant + HOLD;
+        self.retries.push_front(retry);
+    }
+
+    /// A retry has been made, or cannot be; unless the same was asked for once more.
+    fn keep_retry(&self, (id, _): &Retry, out: &mut Vec<Effect>) {
+        if self.retries.iter().all(|(waiting, _)| waiting != id) {
+            out.push(Effect::Settle(Promise::Retry(*id)));
+        }
     }
 
     fn on_trigger(&mut self, now: Moment, out: &mut Vec<Effect>) -> Result<(), Refusal> {
@@ -247,20 +327,25 @@ impl Core {
             self.triggered.push_back(now.instant);
         }
         self.look_soon(now, out);
+        if !self.promised {
+            self.promised = true;
+            out.push(Effect::Promise(Promise::Look));
+        }
         Ok(())
     }
 
     fn on_retry(
         &mut self,
         now: Moment,
-        checkouts: Vec<Checkout>,
+        retry: Retry,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
-        if !self.retries.contains(&checkouts) {
+        if !self.retries.iter().any(|(id, _)| *id == retry.0) {
             if self.retries.len() >= RETRIES {
                 return Err(Refusal::Conflict("too many retries wait already".to_owned()));
             }
-            self.retries.push_back(checkouts);
+            out.push(Effect::Promise(Promise::Retry(retry.0)));
+            self.retries.push_back(retry);
         }
         if self.activity == Activity::Idle {
             self.settle(now, out);
@@ -283,6 +368,7 @@ impl Core {
             if let Activity::Looking { stale } = &mut self.activity {
                 *stale = true;
             }
+            self.promised = true; // By the registry, with the specification.
             self.look_soon(now, out);
         }
     }
@@ -294,6 +380,7 @@ impl Core {
         self.active = active;
         if active {
             self.due = Some(now.instant);
+            self.promised = true; // By the registry, with the change.
             self.look_soon(now, out);
         } else {
             (self.due, self.again) = (None, false);
@@ -310,13 +397,13 @@ impl Core {
 
     /// Begins what is due, if nothing is under way.
     fn settle(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        if self.activity != Activity::Idle {
+        if self.activity != Activity::Idle || now.instant < self.held {
             return;
         }
-        if let Some(checkouts) = self.retries.pop_front() {
-            self.activity = Activity::Retrying;
-            self.decided = now.wall;
+        if let Some((id, checkouts)) = self.retries.pop_front() {
             out.push(Effect::Fetch(pinned(&self.specification, &checkouts)));
+            self.activity = Activity::Retrying((id, checkouts));
+            self.decided = now.wall;
         } else if self.active && (self.again || self.due.is_some_and(|due| due <= now.instant)) {
             self.activity = Activity::Looking { stale: false };
             self.again = false;

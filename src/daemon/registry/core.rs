@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Refusal, State};
 use crate::actor::Ended;
 use crate::daemon::monitor::{Message, Reply, Report, decides_jobs, effective_period};
-use crate::model::evaluation::Checkout;
+use crate::model::evaluation::Evaluation;
 use crate::model::spec::{JobsetName, Specification};
 use crate::model::status::JobsetStatus;
 use crate::model::time::Time;
@@ -34,6 +34,8 @@ pub(super) enum Effect {
     Tell(JobsetName, Message),
     /// Forget the monitor's handle, which ends it.
     Drop(JobsetName),
+    /// Record that the jobset's channels are to be looked at, and say so.
+    Promise(JobsetName, Reply),
     Answer(Reply, Result<(), Refusal>),
 }
 
@@ -76,14 +78,15 @@ impl Core {
         Self { entries: BTreeMap::new(), interval, begun: false, generations: 0 }
     }
 
-    /// A jobset as the database has it at start-up.
+    /// A jobset as the database has it at start-up; `retries`: evaluations of it are to be repeated.
     pub(super) fn load(
         &mut self,
         specification: Specification,
         active: bool,
         error: Option<String>,
+        retries: bool,
     ) {
-        let life = if active { Life::Waiting(None) } else { Life::Off };
+        let life = if active || retries { Life::Waiting(None) } else { Life::Off };
         let entry = Entry {
             active,
             life,
@@ -108,6 +111,13 @@ impl Core {
         }
     }
 
+    /// Whether `specification` leads to other jobs than the one it replaces, of a jobset that is watched.
+    pub(super) fn differs(&self, specification: &Specification) -> bool {
+        self.entries
+            .get(&specification.name)
+            .is_some_and(|entry| entry.active && decides_jobs(&entry.specification, specification))
+    }
+
     /// A specification was registered or replaced.
     pub(super) fn put(
         &mut self,
@@ -118,7 +128,7 @@ impl Core {
     ) {
         let Some(entry) = self.entries.get_mut(&specification.name) else {
             let name = specification.name.clone();
-            self.load(specification, active, None);
+            self.load(specification, active, None, false);
             if let Some(entry) = self.entries.get_mut(&name)
                 && active
                 && self.begun
@@ -201,7 +211,8 @@ impl Core {
                 // The monitor to come looks at once.
                 Life::Waiting(Some(_)) | Life::Off => {
                     entry.at_once = true;
-                    Ok(())
+                    out.push(Effect::Promise(name.clone(), reply));
+                    return;
                 }
                 Life::Waiting(None) => Err(Refusal::Unavailable(
                     "monitors do not run: the daemon is starting, or evaluates once".to_owned(),
@@ -214,11 +225,12 @@ impl Core {
     pub(super) fn retry(
         &mut self,
         now: Instant,
-        name: &JobsetName,
-        checkouts: Vec<Checkout>,
+        evaluation: Evaluation,
         reply: Reply,
         out: &mut Vec<Effect>,
     ) {
+        let Evaluation { id, jobset, checkouts, .. } = evaluation;
+        let name = &jobset;
         match find(&mut self.entries, name) {
             Err(refusal) => out.push(Effect::Answer(reply, Err(refusal))),
             Ok(_) if !self.begun => {
@@ -230,7 +242,7 @@ impl Core {
                     // Of an inactive jobset it lives for this retry only.
                     entry.spawn(now, &mut self.generations, out);
                 }
-                out.push(Effect::Tell(name.clone(), Message::Retry(checkouts, reply)));
+                out.push(Effect::Tell(name.clone(), Message::Retry(id, checkouts, reply)));
             }
         }
     }

@@ -3,7 +3,7 @@
 use crossbeam_channel::bounded;
 
 use super::*;
-use crate::model::evaluation::EvaluationId;
+use crate::db::promises::Promised;
 use crate::model::spec::Reference;
 use crate::model::spec::{Evaluator, JobsetName};
 
@@ -14,6 +14,8 @@ struct Bench {
     core: Core,
     now: Moment,
     out: Vec<Effect>,
+    /// What `did` read of promises.
+    promises: Vec<String>,
 }
 
 fn specification() -> Specification {
@@ -54,6 +56,10 @@ fn start() -> Moment {
 
 impl Bench {
     fn new(last: Option<(String, bool)>, active: bool) -> Self {
+        Self::with(last, active, Promised::default())
+    }
+
+    fn with(last: Option<(String, bool)>, active: bool, promised: Promised) -> Self {
         let now = start();
         let seed = Seed {
             specification: specification(),
@@ -62,9 +68,15 @@ impl Bench {
             fetch_error: None,
             evaluation_error: None,
             at_once: false,
+            promised,
             interval: Duration::from_secs(300),
         };
-        Self { core: Core::new(now, seed), now, out: vec![] }
+        Self { core: Core::new(now, seed), now, out: vec![], promises: vec![] }
+    }
+
+    fn promises(&mut self) -> Vec<String> {
+        self.did();
+        std::mem::take(&mut self.promises)
     }
 
     /// A jobset whose commit `a` was evaluated already and whose first poll is over.
@@ -116,6 +128,11 @@ impl Bench {
         self.tell(Message::Trigger)
     }
 
+    /// Of evaluation 1, which was of commit `a`.
+    fn retry(&mut self) -> Result<(), Refusal> {
+        self.tell(|reply| Message::Retry(EvaluationId(1), vec![checkout("a")], reply))
+    }
+
     fn update(&mut self, change: impl FnOnce(&mut Specification)) {
         let mut specification = self.core.specification.clone();
         change(&mut specification);
@@ -124,14 +141,23 @@ impl Bench {
 
     /// What was asked for since the last call, in short.
     fn did(&mut self) -> Vec<String> {
+        let promises = &mut self.promises;
         let say = |effect: Effect| match effect {
-            Effect::Fetch(channels) => format!("fetch {:?}", channels[0].reference),
-            Effect::Evaluate(request) => format!("evaluate {}", request.checkouts[0].commit),
-            Effect::Checked(None) => "checked".to_owned(),
-            Effect::Checked(Some(error)) => format!("error {error}"),
+            Effect::Promise(promise) => {
+                promises.push(format!("make {promise:?}"));
+                None
+            }
+            Effect::Settle(promise) => {
+                promises.push(format!("settle {promise:?}"));
+                None
+            }
+            Effect::Fetch(channels) => Some(format!("fetch {:?}", channels[0].reference)),
+            Effect::Evaluate(request) => Some(format!("evaluate {}", request.checkouts[0].commit)),
+            Effect::Checked(None) => Some("checked".to_owned()),
+            Effect::Checked(Some(error)) => Some(format!("error {error}")),
             Effect::Answer(..) => unreachable!(),
         };
-        self.out.drain(..).map(say).collect()
+        self.out.drain(..).filter_map(say).collect()
     }
 }
 
@@ -263,6 +289,90 @@ fn a_refused_evaluation_is_tried_at_the_next_period() {
 }
 
 #[test]
+fn an_evaluation_that_cannot_begin_is_said_and_tried_again() {
+    let mut bench = Bench::settled();
+    let full = || Ending::Failed("disk full".to_owned());
+    let said = "error an evaluation could not begin: disk full";
+    assert_eq!(bench.trigger(), Ok(()));
+    assert_eq!(bench.retry(), Ok(()));
+    bench.fetched(Ok("b"));
+    bench.did();
+    bench.answered(None, full());
+    assert_eq!(bench.did(), [said]);
+    assert_eq!(bench.core.error(), Some("an evaluation could not begin: disk full"));
+    assert_eq!(bench.core.status(), JobsetStatus::Fetching, "it is not over");
+    let held = bench.now.instant;
+    bench.run_deadline();
+    assert_eq!(bench.now.instant - held, HOLD);
+    bench.fetched(Ok("a"));
+    assert_eq!(bench.did(), ["fetch Commit(\"a\")", "evaluate a", "checked"]);
+    bench.answered(None, full());
+    bench.run_deadline();
+    bench.fetched(Ok("a"));
+    assert_eq!(bench.did(), [said, "fetch Commit(\"a\")", "evaluate a", "checked"]);
+    bench.evaluated(Ending::Succeeded);
+    bench.fetched(Ok("b"));
+    assert_eq!(bench.did(), ["fetch Head", "evaluate b", "checked"]);
+    bench.evaluated(Ending::Succeeded);
+    assert_eq!((bench.core.error(), bench.core.status()), (None, JobsetStatus::Idle));
+}
+
+#[test]
+fn what_is_accepted_is_promised_until_it_is_done() {
+    let mut bench = Bench::settled();
+    assert_eq!(bench.trigger(), Ok(()));
+    assert_eq!(bench.promises(), ["make Look"]);
+    bench.fetched(Ok("b"));
+    assert_eq!(bench.trigger(), Ok(()));
+    bench.evaluated(Ending::Succeeded);
+    assert!(bench.promises().is_empty(), "the second trigger is still to be heeded");
+    bench.fetched(Err("no such branch"));
+    assert_eq!(bench.promises(), ["settle Look"]);
+
+    assert_eq!(bench.retry(), Ok(()));
+    bench.fetched(Ok("a"));
+    assert_eq!(bench.retry(), Ok(()));
+    assert_eq!(bench.retry(), Ok(()));
+    let make = "make Retry(EvaluationId(1))";
+    assert_eq!(bench.promises(), [make, make], "one is under way, one waits");
+    bench.evaluated(Ending::Succeeded);
+    assert!(bench.promises().is_empty());
+    bench.fetched(Err("no such commit"));
+    assert_eq!(bench.promises(), ["settle Retry(EvaluationId(1))"]);
+    for (evaluation, ending, settled) in [
+        (None, Ending::Canceled, 1),
+        (Some(EvaluationId(2)), Ending::Succeeded, 1),
+        (Some(EvaluationId(2)), Ending::Interrupted, 0),
+    ] {
+        assert_eq!(bench.retry(), Ok(()));
+        bench.fetched(Ok("a"));
+        bench.promises();
+        bench.answered(evaluation, ending);
+        assert_eq!(bench.promises().len(), settled);
+    }
+    assert_eq!(
+        bench.core.deadline(),
+        Some(bench.now.instant + HOLD),
+        "what was cut off is made good"
+    );
+}
+
+#[test]
+fn what_was_promised_in_an_earlier_life_is_done_at_once() {
+    let known = Some(("f".to_owned(), false));
+    let promised = Promised { look: true, retries: vec![(EvaluationId(1), vec![checkout("a")])] };
+    let mut bench = Bench::with(known, true, promised);
+    assert_eq!(bench.core.deadline(), Some(bench.now.instant));
+    bench.run_deadline();
+    bench.fetched(Ok("a"));
+    bench.evaluated(Ending::Succeeded);
+    bench.fetched(Err("unreachable"));
+    let all = ["fetch Commit(\"a\")", "evaluate a", "checked", "fetch Head", "error unreachable"];
+    assert_eq!(bench.did(), all);
+    assert_eq!(bench.promises(), ["settle Retry(EvaluationId(1))", "settle Look"]);
+}
+
+#[test]
 fn errors_are_shown_until_the_next_success() {
     let mut bench = Bench::settled();
     bench.run_deadline();
@@ -305,7 +415,7 @@ fn a_new_period_counts_from_the_last_look() {
 fn retries_evaluate_the_same_commits_after_what_is_under_way() {
     let mut bench = Bench::settled();
     assert_eq!(bench.trigger(), Ok(()));
-    assert_eq!(bench.tell(|reply| Message::Retry(vec![checkout("a")], reply)), Ok(()));
+    assert_eq!(bench.retry(), Ok(()));
     bench.fetched(Ok("a"));
     assert_eq!(bench.did(), ["fetch Head", "checked", "fetch Commit(\"a\")"]);
     bench.fetched(Ok("a"));

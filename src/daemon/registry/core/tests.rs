@@ -3,7 +3,9 @@
 use crossbeam_channel::{Receiver, bounded};
 
 use super::*;
+use crate::model::evaluation::{Counts, EvaluationId};
 use crate::model::spec::Evaluator;
+use crate::model::status::EvaluationStatus;
 
 #[expect(clippy::disallowed_methods, reason = "an instant to count from; nothing waits for it")]
 fn start() -> Instant {
@@ -30,6 +32,20 @@ fn specification(text: &str) -> Specification {
     }
 }
 
+fn evaluation(jobset: &str) -> Evaluation {
+    Evaluation {
+        id: EvaluationId(1),
+        jobset: name(jobset),
+        status: EvaluationStatus::Succeeded,
+        timestamp: Time(1),
+        checkouttime: None,
+        evaltime: None,
+        checkouts: vec![],
+        jobs: Counts::default(),
+        error: None,
+    }
+}
+
 /// Effects in short.
 fn did(out: &mut Vec<Effect>) -> Vec<String> {
     let say = |effect: Effect| match effect {
@@ -43,6 +59,10 @@ fn did(out: &mut Vec<Effect>) -> Vec<String> {
             format!("tell {name} {}", &message[..end])
         }
         Effect::Drop(name) => format!("drop {name}"),
+        Effect::Promise(name, reply) => {
+            reply.send(Ok(())).unwrap();
+            format!("promise {name}")
+        }
         Effect::Answer(reply, answer) => {
             reply.send(answer.clone()).unwrap();
             format!("answer {answer:?}")
@@ -53,8 +73,8 @@ fn did(out: &mut Vec<Effect>) -> Vec<String> {
 
 fn begun() -> (Core, Instant, Vec<Effect>) {
     let (mut core, now, mut out) = (Core::new(Duration::from_secs(300)), start(), vec![]);
-    core.load(specification("a"), true, None);
-    core.load(specification("z"), false, Some("old".to_owned()));
+    core.load(specification("a"), true, None, false);
+    core.load(specification("z"), false, Some("old".to_owned()), false);
     core.begin(now, &mut out);
     assert_eq!(did(&mut out), ["spawn a 1 active=true at_once=false"]);
     (core, now, out)
@@ -81,8 +101,8 @@ fn only_active_jobsets_have_monitors() {
 #[test]
 fn before_the_beginning_nothing_runs_and_a_change_is_remembered() {
     let (mut core, now, mut out) = (Core::new(Duration::from_secs(300)), start(), vec![]);
-    core.load(specification("a"), true, None);
-    core.load(specification("b"), true, None);
+    core.load(specification("a"), true, None, false);
+    core.load(specification("b"), true, None, false);
     let mut changed = specification("a");
     changed.systems = vec!["x86_64-linux".to_owned()];
     core.put(now, changed, true, &mut out);
@@ -167,7 +187,7 @@ fn late_reports_of_replaced_monitors_are_ignored() {
 fn a_retry_of_an_inactive_jobset_gets_a_monitor_of_its_own() {
     let (mut core, now, mut out) = begun();
     let (sender, _answer) = reply();
-    core.retry(now, &name("z"), vec![], sender, &mut out);
+    core.retry(now, evaluation("z"), sender, &mut out);
     assert_eq!(did(&mut out), ["spawn z 2 active=false at_once=false", "tell z Retry"]);
 }
 
