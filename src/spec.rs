@@ -5,6 +5,7 @@
 pub(crate) mod json;
 mod lines;
 pub(crate) mod parameters;
+mod unique;
 mod value;
 
 use std::fmt;

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::lines::{self, Step};
 use super::value::{At, Fields, Wrong, shown};
-use super::{Error, host_system};
+use super::{Error, host_system, unique};
 use crate::model::spec::{
     BuildOutput, Channel, Evaluator, GuixSubset, Introduction, JobsetName, NixSubset, Notification,
     Reference, Specification,
@@ -41,7 +41,7 @@ const FIELDS: &[&str] = &[
 
 /// An object or an array of objects.
 pub(crate) fn parse(text: &str) -> Result<Vec<Specification>, Error> {
-    let value: Value = serde_json::from_str(text).map_err(|error| not_json(&error))?;
+    let value = unique::parse(text)?;
     let mut specifications: Vec<Specification> = Vec::new();
     let several = value.is_array();
     let values = value.as_array().map_or(std::slice::from_ref(&value), Vec::as_slice);
@@ -69,16 +69,6 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Specification>, Error> {
         }
     }
     Ok(specifications)
-}
-
-/// What is wrong with a text that is no JSON; never what it holds.
-pub(super) fn not_json(error: &serde_json::Error) -> Error {
-    // The message ends in the position, which is told apart.
-    let text = error.to_string();
-    let end = text.rfind(" at line ").unwrap_or(text.len());
-    let line = (error.line() > 0).then_some(error.line());
-    let message = format!("not JSON: {}, column {}", &text[..end], error.column());
-    Error { line, ..Error::plain(message) }
 }
 
 fn specification(at: &At<'_>) -> Result<Specification, Wrong> {

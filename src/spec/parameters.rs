@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
-use super::lines;
 use super::value::{At, Wrong};
 use super::{Error, is_scheme, text};
+use super::{lines, unique};
 
 /// What a parameters file says. What is for the web interface alone is checked, and not kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,7 +34,7 @@ pub(crate) fn read(path: &Path) -> Result<Parameters, Error> {
 }
 
 fn parse(text: &str) -> Result<Parameters, Error> {
-    let value: Value = serde_json::from_str(text).map_err(|error| super::json::not_json(&error))?;
+    let value = unique::parse(text)?;
     parameters(&At::new(&value, Vec::new())).map_err(|wrong| {
         let line = lines::of(text, &wrong.path);
         wrong.into_error(0, line, None)
