@@ -84,8 +84,16 @@ impl Connection {
         };
         out.buffer.extend_from_slice(end.as_bytes());
         out.flush()?;
+        drop(out);
+        self.rest();
         control.answered(request);
         Ok(())
+    }
+
+    /// The whole answer has been taken: until the next request, the place may be given to a newcomer.
+    fn rest(&self) {
+        // Gone only when the daemon stops: then nobody comes any more.
+        let _ = self.actor.send(Message::Idle(self.number));
     }
 
     /// What Cuirass's bridge gives: a reply to the one question it knows, else nothing, not even to nonsense.
@@ -115,12 +123,14 @@ impl Connection {
                 let reply = Sexp::List(vec![Sexp::Symbol("reply".to_owned()), answer]);
                 (&*self.stream).write_all(format!("{reply}\n").as_bytes())?;
             }
+            self.rest();
             control.answered(&request);
         }
         Ok(())
     }
 
-    /// Performs a request when the bridge permits it; the outer error means that the connection is over.
+    /// Performs a request when the bridge permits it; the outer error means that the connection is over. It counts
+    /// as busy until `rest`.
     fn perform(
         &self,
         request: &Request,
@@ -138,17 +148,14 @@ impl Connection {
                 return Ok(Err(Failure::new(FailureKind::Unavailable, message)));
             }
         }
-        let result = match control.perform(request, answer) {
+        Ok(match control.perform(request, answer) {
             Ok(()) => Ok(()),
             Err(Error::Failure(failure)) => Err(failure),
             Err(Error::Asker(error)) => return Err(error),
             Err(Error::Daemon(error)) => {
                 Err(Failure::new(FailureKind::Unavailable, error.to_string()))
             }
-        };
-        // Gone only when the daemon stops: the answer is still given.
-        let _ = self.actor.send(Message::Idle(self.number));
-        Ok(result)
+        })
     }
 }
 
