@@ -9,6 +9,7 @@ pub(crate) mod jobs;
 pub(crate) mod nix;
 pub(crate) mod repository;
 pub(crate) mod sandbox;
+pub(crate) mod sshd;
 
 use std::time::{Duration, Instant};
 

@@ -189,11 +189,7 @@ fn perform(socket: &Path, json: bool, command: Command) -> Result<ExitCode, Prob
         Command::Pause(activity) => control::Command::Pause(both(activity)),
         Command::Resume(activity) => control::Command::Resume(both(activity)),
         Command::Reload => control::Command::Reload,
-        Command::Backup(file) => {
-            let file = std::path::absolute(&file)
-                .map_err(|error| Problem::File(format!("{}: {error}", file.display())))?;
-            control::Command::Backup(file)
-        }
+        Command::Backup(file) => return session.backup(&file),
     };
     session.list(request, |_, _| Ok(()))
 }
@@ -291,6 +287,21 @@ struct Session {
 }
 
 impl Session {
+    fn backup(self, file: &Path) -> Result<ExitCode, Problem> {
+        let wrong = |error| Problem::File(format!("{}: {error}", file.display()));
+        let file = std::path::absolute(file).map_err(wrong)?;
+        let code = self.list(control::Command::Backup(file.clone()), |_, _| Ok(()))?;
+        // A service may have a /tmp or /home of its own.
+        match std::fs::symlink_metadata(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Problem::File(format!(
+                "the daemon has written {}, but where only it can see that file: its service sees another file \
+                 system; name a file below its state directory",
+                file.display()
+            ))),
+            _ => Ok(code),
+        }
+    }
+
     /// Prints the objects of an answer: as they come with `--json`, else as `show` does once all are there, also
     /// when the answer ends badly.
     fn list(

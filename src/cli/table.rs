@@ -465,7 +465,9 @@ pub(crate) const COMMANDS: &[Command] = &[
         "Make the daemon read its specification files again.",
         "When one of them is bad, everything stays as it was, and the error is printed.",
     ),
-    client("backup", &["FILE"], "Copy the database into a new file.", "The daemon writes it and goes on meanwhile."),
+    client("backup", &["FILE"], "Copy the database into a new file.", "The daemon writes it, and goes on meanwhile: so the directory must be one where the daemon may write. A user other \
+         than root and the daemon's own can name files below its state directory only. FILE must not exist; it holds what \
+         the database holds, secrets of specifications included."),
     client("check-database", &[""], "Look for damage in the database.", ""),
     Command {
         name: "token",

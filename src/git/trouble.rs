@@ -75,6 +75,15 @@ impl fmt::Display for Trouble {
             Self::LocalSubmodule => {
                 f.write_str("a submodule of a remote repository must not be on this machine")
             }
+            // Over TLS the message names the reason by itself.
+            Self::Connect(error)
+                if error.code() == ErrorCode::Certificate && error.class() == ErrorClass::Ssh =>
+            {
+                f.write_str(
+                    "cannot look at it: its SSH host key is not the one in ~/.ssh/known_hosts of the daemon's \
+                     user, or not there (ssh-keyscan shows it; compare it with what its owner says)",
+                )
+            }
             Self::Connect(error) => write!(f, "cannot look at it: {}", error.message()),
             Self::Fetch(error) => write!(f, "cannot fetch: {}", error.message()),
             Self::Mirror(error) => write!(f, "broken mirror: {}", error.message()),

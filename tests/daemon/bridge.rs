@@ -5,8 +5,12 @@
     reason = "tests start programs and wait under deadlines of their own"
 )]
 
+use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use crate::support::daemon::{Daemon, PATIENCE, Session};
@@ -109,4 +113,65 @@ fn wait_answers_when_all_is_over() {
     let evaluation = daemon.ask("wait evaluation 1").remove(0);
     assert_eq!(evaluation["jobs"]["succeeded"], 1);
     assert_eq!(daemon.build("one")["status"], "succeeded");
+}
+
+/// What `socat` gets for a request of a user who is in no group but these.
+fn ask_as(uid: &str, groups: &str, socket: &Path, request: &str) -> String {
+    let output = Command::new("setpriv")
+        .args([&format!("--reuid={uid}"), &format!("--regid={uid}"), &format!("--groups={groups}")])
+        .args([
+            "sh",
+            "-c",
+            r#"printf '%s\n' "$1" | socat -t 60 - "UNIX-CONNECT:$2""#,
+            "sh",
+            request,
+        ])
+        .arg(socket)
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_socket_is_for_its_group_who_chooses_no_files_outside_the_state_directory() {
+    // Users that no account has; Debian's group `daemon`.
+    let (stranger, other, group) = ("64321", "64322", "1");
+    let place = tempfile::tempdir().unwrap();
+    let open = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(place.path(), 0o755);
+    let run = place.path().join("run");
+    let mut daemon = Daemon::prepare_in(
+        &place.path().join("state"),
+        &[&format!("--run-directory={}", run.display()), "--socket-group=daemon"],
+    );
+    daemon.launch();
+    let socket = run.join("bridge");
+    let until = Instant::now() + PATIENCE;
+    while UnixStream::connect(&socket).is_err() {
+        assert!(Instant::now() < until, "{}", daemon.log());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(ask_as(stranger, group, &socket, "version").ends_with("ok\n"), "{}", daemon.log());
+    assert_eq!(ask_as(stranger, other, &socket, "version"), "");
+    // Whoever comes near all the same is looked at.
+    open(&run, 0o755);
+    open(&socket, 0o666);
+    assert_eq!(ask_as(stranger, other, &socket, "version"), "");
+    assert!(daemon.log().contains("uid 64321 may not use the bridge"), "{}", daemon.log());
+
+    let outside = place.path().join("outside.db");
+    let refused = ask_as(stranger, group, &socket, &format!("backup {}", outside.display()));
+    assert!(refused.starts_with("error conflict "), "{refused}");
+    assert!(!outside.exists());
+    let inside = daemon.state().join("inside.db");
+    for file in [&inside, &outside] {
+        let uid = if file == &inside { stranger } else { "0" };
+        let answer = ask_as(uid, group, &socket, &format!("backup {}", file.display()));
+        assert_eq!(answer, "ok\n");
+        let copy = rusqlite::Connection::open(file).unwrap();
+        let sound: String = copy.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(sound, "ok");
+    }
 }

@@ -6,10 +6,11 @@
 )]
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, PATIENCE, Session};
 use crate::support::jobs::{Repository, job};
 
 /// A small file system in memory, unmounted at the end.
@@ -131,4 +132,43 @@ fn a_clock_that_jumps_stops_nothing() {
     for evaluation in evaluations {
         assert!(evaluation["evaltime"].as_i64() >= evaluation["timestamp"].as_i64());
     }
+}
+
+#[test]
+fn a_want_of_descriptors_is_said_and_passes() {
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    let mut daemon = Daemon::start(&["--interval=86400"]);
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    let limit = |count: usize| {
+        let status = Command::new("prlimit")
+            .args([&format!("--pid={}", daemon.pid()), &format!("--nofile={count}:4096")])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    };
+    let open = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    // Room for one more connection and what its request needs, but for no look at a repository.
+    limit(open() + 2);
+    let mut session = Session::new(UnixStream::connect(daemon.socket()).unwrap());
+    repository.set_jobs(&job("two", "true", ""));
+    session.send("trigger hello");
+    assert_eq!(session.answer().unwrap().1, "ok");
+    let until = std::time::Instant::now() + PATIENCE;
+    while !daemon.log().contains("Too many open files") {
+        assert!(std::time::Instant::now() < until, "{}", daemon.log());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    // Newcomers wait, and nobody goes.
+    let waiting: Vec<_> = (0..8).map(|_| UnixStream::connect(daemon.socket()).unwrap()).collect();
+    limit(1024);
+    for stream in waiting {
+        let mut session = Session::new(stream);
+        session.send("version");
+        assert_eq!(session.answer().unwrap().1, "ok");
+    }
+    daemon.ask("trigger hello");
+    daemon.until("evaluations hello", |all| all.len() == 2 && all[0]["status"] == "succeeded");
+    daemon.settle();
+    assert_eq!(daemon.build("two")["status"], "succeeded");
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::support::daemon::Daemon;
 use crate::support::jobs::{Repository, job};
+use crate::support::sshd::{Agent, Sshd};
 
 /// A server on loopback that treats each connection with `answer`, until dropped.
 struct Server {
@@ -134,4 +135,46 @@ fn forced_pushes_and_broken_mirrors_are_made_good() {
     daemon.until("evaluations hello", |all| all.len() == 3);
     daemon.settle();
     assert_eq!(daemon.build("three")["status"], "succeeded");
+}
+
+#[test]
+fn repositories_are_read_over_ssh_from_servers_that_are_known() {
+    let sshd = Sshd::start();
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    let mut specification = repository.specification("hello", &["./jobs"]);
+    let url = format!("ssh://root@127.0.0.1:{}{}", sshd.port(), repository.url());
+    specification["channels"][0]["url"] = url.into();
+    let add = format!("add {specification}");
+    let home = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::prepare(&["--interval=86400"]);
+    daemon.environment("HOME", home.path().to_str().unwrap());
+    daemon.environment("SSH_AUTH_SOCK", "");
+    daemon.restart();
+
+    // A server that is not known is not believed; nobody is asked.
+    daemon.ask(&add);
+    let error = |jobsets: &[serde_json::Value]| jobsets[0]["error"].as_str().map(str::to_owned);
+    let said = error(&daemon.until("jobset hello", |jobset| error(jobset).is_some())).unwrap();
+    assert!(said.contains("known_hosts"), "{said}");
+    // Known, but without a key that it lets in.
+    sshd.home(home.path(), false);
+    daemon.ask("trigger hello");
+    daemon.until("jobset hello", |jobset| error(jobset).is_some_and(|now| now != said));
+    sshd.home(home.path(), true);
+    daemon.ask("trigger hello");
+    daemon.until("evaluations hello", |all| all.len() == 1);
+    daemon.settle();
+    assert_eq!(daemon.build("one")["status"], "succeeded");
+
+    // The same by an agent.
+    let agent = Agent::start(&sshd.client_key());
+    let home = tempfile::tempdir().unwrap();
+    sshd.home(home.path(), false);
+    let mut daemon = Daemon::prepare(&[]);
+    daemon.environment("HOME", home.path().to_str().unwrap());
+    daemon.environment("SSH_AUTH_SOCK", agent.socket().to_str().unwrap());
+    daemon.restart();
+    daemon.ask(&add);
+    daemon.settle();
+    assert_eq!(daemon.build("one")["status"], "succeeded");
 }

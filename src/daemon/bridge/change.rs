@@ -123,7 +123,23 @@ impl Live {
         write.map_err(failure)
     }
 
+    /// The daemon may write where a member of the bridge's group may not: for those, below the state directory only.
     pub(super) fn backup(&mut self, file: &Path) -> Result<(), Failure> {
+        let cannot = |error: io::Error| {
+            Failure::new(FailureKind::Conflict, format!("cannot write {}: {error}", file.display()))
+        };
+        if !self.is_own_user() {
+            let directory = file.parent().unwrap_or(file).canonicalize().map_err(cannot)?;
+            let state = self.ports.facts.state_directory.canonicalize().map_err(cannot)?;
+            if !directory.starts_with(&state) {
+                let message = format!(
+                    "{}: a user other than the daemon's gets backups below {} only",
+                    file.display(),
+                    state.display()
+                );
+                return Err(Failure::new(FailureKind::Conflict, message));
+            }
+        }
         maintenance::backup(self.reader()?, file).map_err(failure)
     }
 

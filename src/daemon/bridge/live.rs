@@ -68,6 +68,11 @@ impl Live {
         Self { ports, stop, uid, reader: None }
     }
 
+    /// Whether the peer is root or the daemon's own user, and not a member of the bridge's group.
+    pub(super) fn is_own_user(&self) -> bool {
+        self.uid == 0 || self.uid == nix::unistd::geteuid().as_raw()
+    }
+
     pub(super) fn reader(&mut self) -> Result<&Reader, Failure> {
         if self.reader.is_none() {
             self.reader = Some(self.ports.database.reader().map_err(failure)?);
