@@ -19,6 +19,7 @@ pub(crate) mod promises;
 pub(crate) mod records;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod wanted;
 pub(crate) mod writer;
 
 pub(crate) use error::Error;

@@ -6,6 +6,7 @@
 pub(crate) mod command;
 mod cycles;
 mod identity;
+pub(crate) mod inputs;
 pub(crate) mod line;
 pub(crate) mod nix;
 pub(crate) mod once;

@@ -3,5 +3,6 @@
 pub(crate) mod control;
 pub(crate) mod drv;
 pub(crate) mod line;
+pub(crate) mod pattern;
 pub(crate) mod sexp;
 pub(crate) mod store;

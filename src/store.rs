@@ -3,6 +3,7 @@
 //! Invariant: no read or write waits longer than it was told to; closing from another thread ends both at once,
 //! which is how a build is canceled.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,6 +24,15 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// Where Guix's daemon listens on TCP.
 const GUIX_PORT: u16 = 44146;
+
+/// The directory of a daemon's store.
+pub(crate) fn directory(dialect: Dialect) -> String {
+    match (dialect, env::var("NIX_STORE_DIR")) {
+        (Dialect::Nix, Ok(directory)) if directory.starts_with('/') => directory,
+        // Which derivations are Guix's is told by where its store always is.
+        _ => dialect.store().to_owned(),
+    }
+}
 
 /// Where a daemon listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,14 +154,14 @@ impl Stream {
         }
     }
 
-    fn set_timeouts(&self) -> io::Result<()> {
+    fn set_timeouts(&self, read: Duration) -> io::Result<()> {
         match self {
             Self::Unix(stream) => {
-                stream.set_read_timeout(Some(ANSWER))?;
+                stream.set_read_timeout(Some(read))?;
                 stream.set_write_timeout(Some(ANSWER))
             }
             Self::Tcp(stream) => {
-                stream.set_read_timeout(Some(ANSWER))?;
+                stream.set_read_timeout(Some(read))?;
                 stream.set_write_timeout(Some(ANSWER))
             }
         }
@@ -236,12 +246,24 @@ pub(crate) struct Connection(Session<Stream>);
 impl Connection {
     pub(crate) fn open(address: &Address, dialect: Dialect) -> Result<Self, Error> {
         let stream = Stream::connect(address).map_err(Error::Connect)?;
-        stream.set_timeouts().map_err(Error::Connect)?;
+        stream.set_timeouts(ANSWER).map_err(Error::Connect)?;
         Session::open(stream, dialect).map(Self)
+    }
+
+    /// Has it wait longer for answers; whoever does is to hold a closer.
+    pub(crate) fn be_patient(&self, patience: Duration) -> io::Result<()> {
+        self.0.stream().set_timeouts(patience)
     }
 
     pub(crate) fn closer(&self) -> io::Result<Closer> {
         self.0.stream().try_clone().map(Closer)
+    }
+
+    /// Whether the daemon has neither closed it nor said anything since its last answer.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.stream().descriptor(), PollFlags::POLLIN)];
+        !self.0.has_more()
+            && poll::ready(&mut fds, Some(clock::now())).is_ok_and(|ready| ready == 0)
     }
 
     pub(crate) fn set_options(&mut self, options: &Options) -> Result<(), Error> {
@@ -254,6 +276,11 @@ impl Connection {
 
     pub(crate) fn valid(&mut self, paths: &[&str]) -> Result<Vec<String>, Error> {
         self.0.valid(paths)
+    }
+
+    /// The outputs of a derivation, by name.
+    pub(crate) fn outputs(&mut self, derivation: &str) -> Result<BTreeMap<String, String>, Error> {
+        self.0.outputs(derivation)
     }
 
     pub(crate) fn add_temporary_root(&mut self, path: &str) -> Result<(), Error> {

@@ -4,6 +4,8 @@
     reason = "tests start programs and wait under deadlines of their own"
 )]
 
+mod keep;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -47,6 +49,15 @@ fn build(daemon: &mut Daemon, name: &str) -> serde_json::Value {
 fn log(daemon: &mut Daemon, build: &serde_json::Value) -> String {
     let lines = daemon.ask(&format!("log build {}", build["id"]));
     lines.iter().map(|line| line["text"].as_str().unwrap()).collect()
+}
+
+/// Waits until `good`; `what` is said if it never is.
+fn until(mut good: impl FnMut() -> bool, what: impl Fn() -> String) {
+    let until = Instant::now() + PATIENCE;
+    while !good() {
+        assert!(Instant::now() < until, "{}", what());
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The first line of a file that a builder writes.

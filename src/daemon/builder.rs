@@ -7,6 +7,7 @@
 //! end is told to the books exactly once.
 
 mod books;
+mod measure;
 mod output;
 pub(crate) mod process;
 pub(crate) mod queue;
@@ -19,6 +20,7 @@ mod tests;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, at, bounded, never, select_biased};
@@ -27,7 +29,7 @@ use self::books::{Command, Reply, Written};
 use self::process::Process;
 use self::queue::Reason;
 use self::state::Builder;
-use self::store::StoreDaemon;
+use self::store::{Care, StoreDaemon};
 use crate::actor::pool::Pool;
 use crate::actor::{Gone, PATIENCE, Spawner, Stop, ask, fault};
 use crate::daemon::{Config, updater};
@@ -36,6 +38,8 @@ use crate::db::{Database, Error};
 use crate::model::build::{BuildId, Kind, Order, Outcome};
 use crate::model::error::chain;
 use crate::model::evaluation::EvaluationId;
+use crate::model::job::NewJob;
+use crate::model::spec::JobsetName;
 use crate::store::{Address, AddressError, Dialect};
 use crate::sys::clock;
 use crate::sys::process::{Launcher, User};
@@ -63,6 +67,9 @@ pub(crate) trait Backend: Send {
 
     /// Stops a build that was started, if it still runs; its end is reported as that of any other.
     fn cancel(&mut self, id: BuildId);
+
+    /// Builds changed in the books, of whatever kind; others had succeeded before new jobs pointed to them.
+    fn heed(&mut self, _changed: &[BuildId], _reused: &[BuildId]) {}
 }
 
 /// What a backend says.
@@ -89,6 +96,7 @@ enum Message {
 #[derive(Clone)]
 pub(crate) struct Handle {
     inbox: Sender<Message>,
+    stores: Arc<[Care]>,
 }
 
 /// A build in the queue, in the order it will be taken.
@@ -102,7 +110,7 @@ impl Handle {
     /// A handle whose builder is gone.
     #[cfg(test)]
     pub(crate) fn unattended() -> Self {
-        Self { inbox: bounded(1).0 }
+        Self { inbox: bounded(1).0, stores: Arc::new([]) }
     }
 
     /// Tells the queue what a transaction did.
@@ -111,6 +119,20 @@ impl Handle {
             return Ok(());
         }
         Ok(self.inbox.send_timeout(Message::Changed(changes), PATIENCE)?)
+    }
+
+    /// Keeps the derivations of jobs that are about to be registered from being collected.
+    pub(crate) fn hold(&self, jobs: &[NewJob]) {
+        for store in self.stores.iter() {
+            store.hold(jobs);
+        }
+    }
+
+    /// A jobset's specification is new: it may ask for other products of builds that are over.
+    pub(crate) fn specified(&self, jobset: &JobsetName) {
+        for store in self.stores.iter() {
+            store.specified(jobset);
+        }
     }
 
     pub(crate) fn cancel(&self, id: BuildId) -> Result<Result<(), Error>, Gone> {
@@ -225,12 +247,15 @@ pub(crate) fn spawn(threads: &Spawner, ports: Ports) -> io::Result<Handle> {
     let pool = Pool::new(threads, "build", settings.max_builds)?;
     let process = Process::new(pool.clone(), launcher, updater, settings.clone(), lane.clone())?;
     let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(process)];
-    for (dialect, address) in settings.daemons.iter().cloned() {
+    let mut stores = Vec::new();
+    for daemon in settings.daemons.iter().cloned() {
         let (pool, lane) = (pool.clone(), lane.clone());
-        backends
-            .push(Box::new(StoreDaemon::new(threads, pool, dialect, address, &settings, lane)?));
+        let store = StoreDaemon::new(threads, pool, daemon, (&settings, &database), lane)?;
+        stores.push(store.care());
+        backends.push(Box::new(store));
     }
-    spawn_with(threads, database, &settings, backends, reports)
+    let handle = spawn_with(threads, database, &settings, backends, reports)?;
+    Ok(Handle { stores: stores.into(), ..handle })
 }
 
 /// A lane with room for all that backends can have to say at once: an end for every slot, and that something changed.
@@ -249,7 +274,7 @@ fn spawn_with(
     let (builder, written) = Builder::new(threads, database, settings, backends)?;
     let lanes = Lanes { inbox: requests, reports, written };
     threads.essential("builder", move |stop| run(builder, lanes, stop))?;
-    Ok(Handle { inbox })
+    Ok(Handle { inbox, stores: Arc::new([]) })
 }
 
 /// Where the loop hears from others.

@@ -22,6 +22,7 @@ use crate::db::Database;
 use crate::db::builds::Changes;
 use crate::evaluate::run::Cut;
 use crate::model::evaluation::{Checkout, Ending, EvaluationId};
+use crate::model::job::NewJob;
 use crate::model::spec::{JobsetName, Specification};
 use crate::model::time::Time;
 use crate::sys::file;
@@ -253,18 +254,22 @@ pub(crate) struct Settings {
 /// Tells the builder what registering did.
 type Tell = Arc<dyn Fn(Changes) -> Result<(), Gone> + Send + Sync>;
 
+/// Keeps the derivations of jobs that are about to be registered from being collected.
+type Hold = Arc<dyn Fn(&[NewJob]) + Send + Sync>;
+
 pub(crate) fn spawn(threads: &Spawner, ports: Ports) -> io::Result<Handle> {
-    let builder = ports.builder;
+    let (builder, holder) = (ports.builder.clone(), ports.builder);
     let tell: Tell = Arc::new(move |changes| builder.changed(changes));
+    let hold: Hold = Arc::new(move |jobs| holder.hold(jobs));
     let tools = (ports.database, ports.launcher, ports.updater);
-    spawn_telling(threads, tools, ports.settings, tell)
+    spawn_telling(threads, tools, ports.settings, (tell, hold))
 }
 
 fn spawn_telling(
     threads: &Spawner,
     (database, launcher, updater): (Database, Launcher, updater::Handle),
     settings: Settings,
-    tell: Tell,
+    (tell, hold): (Tell, Hold),
 ) -> io::Result<Handle> {
     let max = settings.max_evaluations.max(1);
     let (inbox, requests) = bounded(INBOX);
@@ -274,7 +279,7 @@ fn spawn_telling(
     let registrars = Pool::new(threads, "register", max)?;
     let core = Core::new(max, settings.paused);
     sweep(threads, &settings)?;
-    let tools = job::Tools { database, launcher, updater, settings, tell, registrars };
+    let tools = job::Tools { database, launcher, updater, settings, tell, hold, registrars };
     let work = Work { pool, tools, up, cuts: HashMap::new() };
     threads.essential("evaluator", move |stop| run(core, requests, reports, work, stop))?;
     Ok(Handle { inbox })

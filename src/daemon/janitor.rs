@@ -135,6 +135,7 @@ struct Progress {
     mirrors: Option<Walk>,
     homes: Option<Walk>,
     products: Option<Walk>,
+    roots: Option<Walk>,
 }
 
 struct Janitor {
@@ -310,11 +311,26 @@ impl Janitor {
         Ok(builds.len() >= ROWS)
     }
 
-    fn roots(&self) -> Result<bool, Error> {
-        let before = system_time(clock::wall().before(self.settings.ttl));
-        let removed = builder::store::expire_roots(&self.settings.roots, before, ENTRIES)
-            .map_err(|error| Error::Files(self.settings.roots.clone(), error))?;
-        Ok(removed == ENTRIES)
+    /// Links to outputs that are old, and that no active jobset's last succeeded evaluation has. Those to derivations go
+    /// with their builds' ends.
+    fn roots(&mut self) -> Result<bool, Error> {
+        let before = clock::wall().before(self.settings.ttl);
+        let directory = self.settings.roots.clone();
+        let Some(entries) = files::some_of(&mut self.progress.roots, &directory, ENTRIES)? else {
+            return Ok(false);
+        };
+        let mut gone = Vec::new();
+        for link in entries.iter().filter(|link| files::is_older(link, before)) {
+            let Some(item) = builder::store::kept_item(link) else { continue };
+            if !item.ends_with(".drv") && !db::wanted::is_output(self.reader()?, &item)? {
+                remove_file(link);
+                gone.push(item);
+            }
+        }
+        if !gone.is_empty() {
+            self.write("forget products", move |tx| db::wanted::forget_products(tx, &gone))?;
+        }
+        Ok(true)
     }
 
     fn builds(&mut self) -> Result<bool, Error> {

@@ -336,6 +336,9 @@ impl Thread {
             Ok(active)
         })?;
         for (specification, active) in specifications.into_iter().zip(active) {
+            if !specification.build_outputs.is_empty() {
+                self.ports.builder.specified(&specification.name);
+            }
             self.core.put(clock::now(), specification, active, out);
         }
         Ok(())

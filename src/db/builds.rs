@@ -17,15 +17,16 @@ mod weather;
 pub(crate) use cancel::{cancel, cancel_evaluation, cancel_jobset, expire, supersede};
 #[cfg(test)]
 pub(crate) use list::products;
-pub(crate) use list::{Filter, get, list, settled};
+pub(crate) use list::{Filter, get, list, outputs, settled};
 pub(crate) use queue::{entries, pending_counts, running, scheduled};
-pub(crate) use register::register;
+pub(crate) use register::{depend, register};
 pub(crate) use restart::{prioritize, restart, restart_evaluation};
 pub(crate) use run::{end, recover, start};
 
 pub(super) use change::{adopt, slot};
 #[cfg(test)]
 pub(super) use list::query;
+pub(super) use run::insert_products;
 
 use crate::model::build::BuildId;
 
@@ -36,10 +37,12 @@ pub(crate) struct Changes {
     pub(crate) scheduled: Vec<BuildId>,
     /// Were pending and are no more: forget them, and stop those that run.
     pub(crate) ended: Vec<BuildId>,
+    /// Succeeded before, and a job of a new evaluation points to them.
+    pub(crate) reused: Vec<BuildId>,
 }
 
 impl Changes {
     pub(crate) fn is_empty(&self) -> bool {
-        self.scheduled.is_empty() && self.ended.is_empty()
+        self.scheduled.is_empty() && self.ended.is_empty() && self.reused.is_empty()
     }
 }

@@ -23,12 +23,14 @@ const SOURCES: &[&str] = &[
     include_str!("notifications.rs"),
     include_str!("promises.rs"),
     include_str!("records.rs"),
+    include_str!("wanted.rs"),
 ];
 
 /// Tables that hold few rows, whatever happens.
 const SMALL: &[&str] = &[
     "jobsets",
     "j",
+    "s",
     "workers",
     "w",
     "tokens",

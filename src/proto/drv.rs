@@ -10,8 +10,13 @@ use std::fmt;
 pub(crate) struct Derivation {
     /// Output name to path.
     pub(crate) outputs: BTreeMap<String, String>,
+    /// The derivations that it is built from.
+    pub(crate) inputs: Vec<String>,
     pub(crate) system: String,
 }
+
+/// Bytes of a derivation's file that are taken: they are kilobytes, a few of them megabytes.
+pub(crate) const MAX: u64 = 64 << 20;
 
 /// It is no derivation: at which byte, and what was expected there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,9 +51,10 @@ pub(crate) fn parse(text: &[u8]) -> Result<Derivation, Error> {
         Ok(())
     })?;
     reader.expect(b",", "a comma")?;
+    let mut inputs = Vec::new();
     reader.list(|reader| {
         reader.expect(b"(", "(")?;
-        reader.string()?;
+        inputs.push(reader.string()?);
         reader.expect(b",", "a comma")?;
         reader.list(|reader| reader.string().map(drop))?;
         reader.expect(b")", ")")
@@ -58,7 +64,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<Derivation, Error> {
     reader.expect(b",", "a comma")?;
     let system = reader.string()?;
     reader.expect(b",", "a comma")?;
-    Ok(Derivation { outputs, system })
+    Ok(Derivation { outputs, inputs, system })
 }
 
 struct Reader<'a> {
@@ -99,7 +105,11 @@ impl Reader<'_> {
 
     fn string(&mut self) -> Result<String, Error> {
         self.expect(b"\"", "a string")?;
-        let mut bytes = Vec::new();
+        // Up to the first character that means something: for most strings, all of it.
+        let rest = &self.text[self.at..];
+        let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(rest.len());
+        let mut bytes = rest[..plain].to_vec();
+        self.at += plain;
         loop {
             let byte = self.peek().ok_or_else(|| self.error("the end of a string"))?;
             self.at += 1;
@@ -129,11 +139,12 @@ mod tests {
     const TEXT: &str = r#"Derive([("doc","/gnu/store/b-x-doc","",""),("out","/gnu/store/a-x","","")],[("/gnu/store/i.drv",["out"]),("/gnu/store/j.drv",["a","out"])],["/gnu/store/s"],"x86_64-linux","/bin/sh",["-c","echo \"a\"\n"],[("x","y")])"#;
 
     #[test]
-    fn outputs_and_system_are_read() {
+    fn outputs_inputs_and_system_are_read() {
         let derivation = parse(TEXT.as_bytes()).unwrap();
         let outputs = [("doc", "/gnu/store/b-x-doc"), ("out", "/gnu/store/a-x")];
         let outputs = outputs.map(|(name, path)| (name.to_owned(), path.to_owned()));
         assert_eq!(derivation.outputs, BTreeMap::from(outputs));
+        assert_eq!(derivation.inputs, ["/gnu/store/i.drv", "/gnu/store/j.drv"]);
         assert_eq!(derivation.system, "x86_64-linux");
     }
 

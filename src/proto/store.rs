@@ -56,6 +56,8 @@ pub(crate) enum Output<'a> {
     Prose(&'a [u8]),
     /// A builder began.
     Started(&'a str),
+    /// A substitute is fetched for an item.
+    Fetching(&'a str),
 }
 
 /// How a build ended.

@@ -12,6 +12,7 @@ use crate::model::spec::{
     BuildOutput, Channel, Evaluator, GuixSubset, Introduction, JobsetName, NixSubset, Notification,
     Reference, Specification,
 };
+use crate::proto::pattern::Pattern;
 
 /// Longest `period`, in seconds: ten years, as good as never; beyond it sums of times would need care.
 const MAX_PERIOD: u64 = 315_360_000;
@@ -297,7 +298,7 @@ fn systems(at: At<'_>) -> Result<Vec<String>, Wrong> {
 fn build_output(at: &At<'_>) -> Result<BuildOutput, Wrong> {
     let fields = at.object(&["job", "type", "output", "path"])?;
     let job = fields.need("job")?;
-    let pattern = job.checked("a regular expression", |text| regex::Regex::new(text).is_ok())?;
+    let pattern = job.checked("a regular expression", |text| Pattern::new(text).is_some())?;
     let output = fields.or("output", "out", |at| at.text())?;
     let path = fields.or("path", "", |at| match at.any_text()? {
         "" => Ok(""),

@@ -155,8 +155,10 @@ impl Builder {
     }
 
     pub(super) fn on_changes(&mut self, now: Instant, changes: Changes) {
-        let Changes { scheduled, ended } = changes;
-        self.follow(now, scheduled.into_iter().chain(ended).collect());
+        let Changes { scheduled, ended, reused } = changes;
+        let changed: Vec<BuildId> = scheduled.into_iter().chain(ended).collect();
+        self.heed(&changed, &reused);
+        self.follow(now, changed);
     }
 
     pub(super) fn on_command(&mut self, command: Command, reply: Reply) {
@@ -215,6 +217,7 @@ impl Builder {
         ids.sort_unstable();
         ids.dedup();
         if !ids.is_empty() {
+            self.heed(&ids, &[]);
             self.follow(now, ids);
         }
         for id in refused {
@@ -224,6 +227,12 @@ impl Builder {
         }
         for (reply, result) in written.replies {
             drop(reply.send(result)); // The asker may have given up.
+        }
+    }
+
+    fn heed(&mut self, changed: &[BuildId], reused: &[BuildId]) {
+        for backend in &mut self.backends {
+            backend.heed(changed, reused);
         }
     }
 

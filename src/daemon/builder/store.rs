@@ -5,32 +5,61 @@
 //! started, and no try is spent on finding that out.
 
 mod job;
+mod keeper;
 mod probe;
+mod products;
 mod roots;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use crossbeam_channel::Sender;
 
 use self::job::Tools;
+use self::keeper::Keeper;
 use self::probe::Reach;
+use self::products::Products;
 use super::queue::Reason;
 use super::running::{Leash, Unreported};
 use super::{Backend, Report, Settings};
 use crate::actor::pool::Pool;
 use crate::actor::{Spawner, fault, panic_message};
+use crate::db::Database;
 use crate::model::build::{BuildId, Kind, Order, Outcome, Store};
-use crate::store::{Address, Closer, Dialect};
-
-pub(crate) use self::roots::expire as expire_roots;
+use crate::model::job::NewJob;
+use crate::model::spec::JobsetName;
+use crate::store::{self, Address, Closer, Dialect};
 
 /// Where the links are that keep store items, below the state directory.
-pub(crate) fn roots_directory(state_directory: &std::path::Path) -> PathBuf {
+pub(crate) fn roots_directory(state_directory: &Path) -> PathBuf {
     state_directory.join("gcroots")
+}
+
+/// The item that a link in the directory of roots keeps.
+pub(crate) fn kept_item(link: &Path) -> Option<String> {
+    roots::item(link)
+}
+
+/// What looks after a store besides building: its roots, and the products of what is there already.
+#[derive(Clone)]
+pub(super) struct Care {
+    keeper: Keeper,
+    products: Products,
+}
+
+impl Care {
+    /// Keeps the derivations of jobs that are about to be registered.
+    pub(super) fn hold(&self, jobs: &[NewJob]) {
+        self.keeper.hold(jobs);
+    }
+
+    /// A jobset's specification is new: it may ask for other products.
+    pub(super) fn specified(&self, jobset: &JobsetName) {
+        self.products.jobset(jobset);
+    }
 }
 
 /// See the module's documentation.
@@ -40,6 +69,7 @@ pub(crate) struct StoreDaemon {
     pool: Pool,
     lane: Sender<Report>,
     reach: Reach,
+    care: Care,
     leashes: BTreeMap<BuildId, Weak<Leash<Closer>>>,
 }
 
@@ -48,18 +78,33 @@ impl StoreDaemon {
     pub(super) fn new(
         threads: &Spawner,
         pool: Pool,
-        dialect: Dialect,
-        address: Address,
-        settings: &Settings,
+        (dialect, address): (Dialect, Address),
+        (settings, database): (&Settings, &Database),
         lane: Sender<Report>,
     ) -> io::Result<Self> {
         let store = match dialect {
             Dialect::Guix => Store::Guix,
             Dialect::Nix => Store::Nix,
         };
-        let reach = Reach::spawn(threads, dialect, address.clone(), lane.clone())?;
-        let tools = Arc::new(Tools::new(dialect, address, settings));
-        Ok(Self { store, tools, pool, lane, reach, leashes: BTreeMap::new() })
+        let (keeper, inbox) = keeper::prepare(store);
+        let ears = (lane.clone(), keeper.clone());
+        let reach = Reach::spawn(threads, dialect, address.clone(), ears)?;
+        let means = keeper::Means {
+            dialect,
+            address: address.clone(),
+            store: store::directory(dialect),
+            directory: roots_directory(&settings.state_directory),
+            database: database.clone(),
+        };
+        keeper::spawn(threads, (keeper.clone(), inbox), reach.clone(), means)?;
+        let products = products::spawn(threads, dialect, database.clone())?;
+        let tools = Arc::new(Tools::new(dialect, address, settings, database.clone()));
+        let care = Care { keeper, products };
+        Ok(Self { store, tools, pool, lane, reach, care, leashes: BTreeMap::new() })
+    }
+
+    pub(super) fn care(&self) -> Care {
+        self.care.clone()
     }
 }
 
@@ -97,5 +142,17 @@ impl Backend for StoreDaemon {
         if let Some(leash) = self.leashes.get(&id).and_then(Weak::upgrade) {
             leash.cancel();
         }
+    }
+
+    fn heed(&mut self, changed: &[BuildId], reused: &[BuildId]) {
+        self.care.keeper.heed(changed);
+        self.care.keeper.heed(reused);
+        self.care.products.reused(reused);
+    }
+}
+
+impl Drop for StoreDaemon {
+    fn drop(&mut self) {
+        self.care.keeper.end();
     }
 }

@@ -2,7 +2,7 @@
 //! reads and parses.
 //!
 //! Invariant: a job is in the books a few hundredths of a second after it was printed, however slowly the evaluator goes
-//! on; and what is on its way is bounded.
+//! on; what is on its way is bounded; and derivations are held in their stores before the books have them.
 
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +13,9 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, at, bounded, never, sele
 use super::job::Tools;
 use super::log_file::LogFile;
 use crate::actor::{Gone, panic_message};
-use crate::db::builds;
+use crate::db::builds::{self, Changes};
+use crate::db::{Error, Tx};
+use crate::evaluate::inputs::Inputs;
 use crate::evaluate::run::{Cut, Limits, Sink};
 use crate::model::error::chain;
 use crate::model::evaluation::{Ending, EvaluationId};
@@ -35,6 +37,9 @@ const DELAY: Duration = Duration::from_millis(10);
 /// Batches that wait while one is being written: one, so that the writer need not wait for the parser.
 const AHEAD: usize = 1;
 
+/// Remarks of the second thread for the log: it has one to make.
+const NOTES: usize = 4;
+
 /// Jobs and text of one evaluation on their way to the books and the log.
 pub(super) struct Books {
     log: LogFile,
@@ -44,6 +49,8 @@ pub(super) struct Books {
     batches: Option<Sender<Vec<NewJob>>>,
     /// How registering ended.
     done: Receiver<Result<(), String>>,
+    /// What the second thread has to say.
+    notes: Receiver<String>,
     cuts: Receiver<Cut>,
     deadline: Option<Instant>,
 }
@@ -61,9 +68,10 @@ impl Books {
     ) -> Result<Self, Gone> {
         let (batches, inbox) = bounded(AHEAD);
         let (end, done) = bounded(1);
+        let (remarks, notes) = bounded(NOTES);
         let work = tools.clone();
         tools.registrars.run(move || {
-            let result = catch_unwind(AssertUnwindSafe(|| register(&work, id, &inbox)));
+            let result = catch_unwind(AssertUnwindSafe(|| register(&work, id, &inbox, &remarks)));
             let result = result
                 .unwrap_or_else(|panic| Err(format!("internal error: {}", panic_message(&*panic))));
             let failed = result.as_ref().err().cloned();
@@ -86,6 +94,7 @@ impl Books {
             batch_due: None,
             batches: Some(batches),
             done,
+            notes,
             cuts,
             deadline: limits.deadline(),
         })
@@ -93,13 +102,15 @@ impl Books {
 
     /// Registers what is left and returns how the evaluation ended, all things considered.
     pub(super) fn close(mut self, ending: Ending) -> Ending {
-        let ending = match &ending {
-            Ending::Succeeded | Ending::Failed(_) => match self.send() {
-                Ok(()) => ending,
-                Err(cut) => self.cut_short(cut),
-            },
+        let sent = match &ending {
+            Ending::Succeeded => self.send().and_then(|()| self.hand_over()),
+            Ending::Failed(_) => self.send(),
             // A person does not want them, and the next start evaluates again.
-            Ending::Canceled | Ending::Interrupted => ending,
+            Ending::Canceled | Ending::Interrupted => Ok(()),
+        };
+        let ending = match sent {
+            Ok(()) => ending,
+            Err(cut) => self.cut_short(cut),
         };
         self.batches = None;
         // The writer answers, or refuses when the daemon stops; the log stays live meanwhile.
@@ -112,12 +123,19 @@ impl Books {
                 recv(due) -> _ => self.log.tick(),
             }
         };
+        self.take_notes();
         let told = self.cuts.try_iter().find(|cut| !matches!(cut, Cut::Failed(_)));
         match (result, told, ending) {
             (_, Some(Cut::Canceled), _) => Ending::Canceled,
             (Err(_), Some(_), Ending::Succeeded) => Ending::Interrupted,
             (Err(reason), None, Ending::Succeeded) => Ending::Failed(reason),
             (_, _, ending) => ending,
+        }
+    }
+
+    fn take_notes(&mut self) {
+        for note in self.notes.try_iter() {
+            self.log.note(&note);
         }
     }
 
@@ -136,6 +154,11 @@ impl Books {
         if self.batch.is_empty() {
             return Ok(());
         }
+        self.hand_over()
+    }
+
+    /// Hands over the batch as it is; an empty one says that it is the last.
+    fn hand_over(&mut self) -> Result<(), Cut> {
         let Some(batches) = &self.batches else { return Err(Cut::Interrupted) };
         self.batch = match batches.try_send(mem::take(&mut self.batch)) {
             Ok(()) => return Ok(()),
@@ -184,6 +207,7 @@ impl Sink for Books {
     }
 
     fn tick(&mut self) -> Result<(), Cut> {
+        self.take_notes();
         self.log.tick();
         if self.batch_due.is_some_and(|due| due <= clock::now()) { self.send() } else { Ok(()) }
     }
@@ -199,15 +223,40 @@ fn register(
     tools: &Tools,
     id: EvaluationId,
     batches: &Receiver<Vec<NewJob>>,
+    notes: &Sender<String>,
 ) -> Result<(), String> {
-    for batch in batches {
-        let changes = tools
-            .database
-            .write("register jobs", move |tx| builds::register(tx, id, &batch))
-            .map_err(|error| format!("cannot register its jobs: {}", chain(&error)))?;
-        if (tools.tell)(changes).is_err() {
-            log::debug!(target: "evaluator", "the builder is gone; it finds the jobs at the next start");
+    let mut inputs = Inputs::default();
+    for mut batch in batches {
+        if batch.is_empty() {
+            // All jobs are known.
+            inputs.late(true, |needs| write(tools, move |tx| builds::depend(tx, id, &needs)))?;
+            continue;
         }
+        (tools.hold)(&batch);
+        inputs.add(&mut batch);
+        write(tools, move |tx| builds::register(tx, id, &batch))?;
+        inputs.late(false, |needs| write(tools, move |tx| builds::depend(tx, id, &needs)))?;
+        if let Some(trouble) = inputs.trouble() {
+            // The log has lines enough if nobody takes it.
+            let _ = notes.try_send(format!(
+                "builds may start before those of jobs that they need: {trouble}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Writes into the books, and tells the builder.
+fn write(
+    tools: &Tools,
+    apply: impl FnMut(&mut Tx<'_>) -> Result<Changes, Error> + Send + 'static,
+) -> Result<(), String> {
+    let changes = tools
+        .database
+        .write("register jobs", apply)
+        .map_err(|error| format!("cannot register its jobs: {}", chain(&error)))?;
+    if (tools.tell)(changes).is_err() {
+        log::debug!(target: "evaluator", "the builder is gone; it finds the jobs at the next start");
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::books::Books;
 use super::log_file::LogFile;
-use super::{Evaluated, Report, Request, Settings, Slot, Tell};
+use super::{Evaluated, Hold, Report, Request, Settings, Slot, Tell};
 use crate::actor::panic_message;
 use crate::actor::pool::Pool;
 use crate::daemon::updater::{self, Absent};
@@ -33,6 +33,7 @@ pub(super) struct Tools {
     pub(super) updater: updater::Handle,
     pub(super) settings: Settings,
     pub(super) tell: Tell,
+    pub(super) hold: Hold,
     /// The threads that wait for the books.
     pub(super) registrars: Pool,
 }

@@ -123,7 +123,7 @@ pub(in crate::db) fn query(filter: &Filter) -> String {
 }
 
 /// Output name to path.
-pub(super) fn outputs(conn: &Connection, id: BuildId) -> Result<BTreeMap<String, String>, Error> {
+pub(crate) fn outputs(conn: &Connection, id: BuildId) -> Result<BTreeMap<String, String>, Error> {
     let mut statement = conn.prepare_cached("SELECT name, path FROM outputs WHERE build = ?1")?;
     let rows = statement.query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)

@@ -4,7 +4,8 @@
 //! unique index alone, counters once per batch.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,7 @@ struct Found {
     id: BuildId,
     /// It did not end well, or what it left is gone: dependents need a closer look.
     suspicious: bool,
+    succeeded: bool,
 }
 
 /// Registers jobs of a running evaluation in order; `needs` name derivations registered before or in the
@@ -69,7 +71,7 @@ pub(crate) fn register(
     let mut work = Work::new(tx);
     let mut batch: HashMap<&str, Found> = HashMap::with_capacity(jobs.len());
     let mut new = Vec::with_capacity(jobs.len());
-    let mut lost = Vec::new();
+    let (mut lost, mut reused) = (Vec::new(), Vec::new());
     for job in jobs {
         let (id, status) = match insert_build(&mut work, &registrar, job)? {
             Some((id, status)) => {
@@ -78,7 +80,11 @@ pub(crate) fn register(
             }
             None => existing(&work, &registrar, job, &mut lost)?,
         };
-        batch.insert(&job.derivation, Found { id, suspicious: status.number() > 0 });
+        let (suspicious, succeeded) = (status.number() > 0, status == BuildStatus::Succeeded);
+        batch.insert(&job.derivation, Found { id, suspicious, succeeded });
+        if succeeded && job.work == JobWork::Derivation {
+            reused.push(id);
+        }
         insert_job(&work, &registrar, job, id)?;
         work.count_job(evaluation, status);
     }
@@ -95,7 +101,8 @@ pub(crate) fn register(
         work.schedule(&along, Along::Lost)?;
         work.settle(id)?;
     }
-    let changes = work.done()?;
+    let mut changes = work.done()?;
+    changes.reused = reused;
     if !changes.scheduled.is_empty() {
         tx.emit(What::BuildsQueued, Some(&registrar.jobset), Some(evaluation), None, None)?;
     }
@@ -290,16 +297,20 @@ fn insert_needs(
             Some(found) => *found,
             None => conn
                 .prepare_cached(
-                    "SELECT id, status > 0 OR expired FROM builds WHERE derivation = ?1",
+                    "SELECT id, status > 0 OR expired, status = 0 FROM builds WHERE derivation = ?1",
                 )?
-                .query_row([need], |row| Ok(Found { id: row.get(0)?, suspicious: row.get(1)? }))
+                .query_row([need], |row| {
+                    let (id, suspicious, succeeded) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                    Ok(Found { id, suspicious, succeeded })
+                })
                 .optional()?
                 .ok_or_else(|| {
                     Error::NotFound(format!("build {need}, which job {} needs", job.name))
                 })?,
         };
-        if found.id == id {
-            continue; // A build that waits for itself would wait for ever.
+        // A build that waits for itself would wait for ever, and what a store has, or had, is its daemon's business.
+        if found.id == id || found.succeeded && job.work == JobWork::Derivation {
+            continue;
         }
         suspicious |= found.suspicious;
         conn.prepare_cached(
@@ -308,4 +319,37 @@ fn insert_needs(
         .execute(params![id, found.id])?;
     }
     Ok(suspicious)
+}
+
+/// Records that builds which `evaluation` introduced need others, which became jobs of it later. What ended badly
+/// counts at once.
+pub(crate) fn depend(
+    tx: &mut Tx<'_>,
+    evaluation: EvaluationId,
+    needs: &[(Arc<str>, Arc<str>)],
+) -> Result<Changes, Error> {
+    let mut work = Work::new(tx);
+    let mut sources = BTreeSet::new();
+    for (source, target) in needs {
+        // Builds of earlier evaluations are left alone: what those jobs need was their evaluation's to say, and no two
+        // evaluations together can make a circle.
+        let source: Option<BuildId> = work
+            .conn()
+            .prepare_cached(
+                "INSERT INTO dependencies (source, target)
+                 SELECT s.id, t.id FROM builds s CROSS JOIN builds t ON t.derivation = ?2
+                 WHERE s.derivation = ?1 AND s.evaluation = ?3 AND t.status <> 0 AND t.id <> s.id
+                 ON CONFLICT DO NOTHING RETURNING source",
+            )?
+            .query_row(params![&**source, &**target, evaluation], |row| row.get(0))
+            .optional()?;
+        sources.extend(source);
+    }
+    for id in sources {
+        if work.known(id)?.status == BuildStatus::Scheduled {
+            work.touch(id, true, BuildStatus::Scheduled);
+            work.settle(id)?;
+        }
+    }
+    work.done()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use super::change::{Known, Work};
 use super::register::StoredWork;
@@ -207,6 +207,15 @@ fn keep(
         .execute(params![id, name, path])?;
     }
     conn.prepare_cached("DELETE FROM products WHERE build = ?1")?.execute([id])?;
+    insert_products(conn, id, products)
+}
+
+/// Adds products, each path once.
+pub(in crate::db) fn insert_products(
+    conn: &Connection,
+    id: BuildId,
+    products: &[crate::model::build::Product],
+) -> Result<(), Error> {
     for product in products {
         conn.prepare_cached(
             "INSERT OR REPLACE INTO products (build, type, path, size, sha256) VALUES (?1, ?2, ?3, ?4, ?5)",

@@ -3,7 +3,7 @@
 //! Invariant: one message is one event, or one piece of one builder's output, or prose. Only whole messages are
 //! events, so that nothing a builder prints can be one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::session::Step;
 use super::{Output, Verdict, reason};
@@ -61,6 +61,7 @@ impl Trace {
                 }
                 Step::Output(Output::Started(derivation))
             }
+            "substituter-started" => Step::Output(Output::Fetching(derivation)),
             "build-succeeded" => {
                 self.forget(derivation);
                 Step::Nothing
@@ -127,6 +128,23 @@ impl Verdict {
             Self::Silent => "was silent for too long".to_owned(),
         }
     }
+}
+
+/// Which of `paths` is which output of a derivation: they bear its name, and that of the output but for `out`.
+pub(super) fn outputs(
+    derivation: &str,
+    names: &[String],
+    paths: &[String],
+) -> Option<BTreeMap<String, String>> {
+    let bare =
+        |path: &str| path.rsplit('/').next()?.split_once('-').map(|(_, name)| name.to_owned());
+    let own = bare(derivation)?.strip_suffix(".drv")?.to_owned();
+    let path = |name: &String| {
+        let wanted = if name == "out" { own.clone() } else { format!("{own}-{name}") };
+        let path = paths.iter().find(|path| bare(path).as_deref() == Some(&wanted))?;
+        Some((name.clone(), path.clone()))
+    };
+    names.iter().map(path).collect()
 }
 
 /// `@ build-log PROCESS LENGTH`, a newline, and exactly that many bytes.

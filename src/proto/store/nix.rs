@@ -8,6 +8,7 @@ use super::session::Step;
 use super::{Output, Verdict, reason};
 
 const BUILD: u64 = 105;
+const SUBSTITUTE: u64 = 108;
 const BUILD_LOG_LINE: u64 = 101;
 
 /// Activities at once: one build, and what is fetched for it.
@@ -21,6 +22,8 @@ pub(super) struct Activities {
     builders: HashMap<u64, String>,
     /// The first derivation that the daemon said of that it failed, besides the one asked for, and why.
     culprit: Option<(String, String)>,
+    /// What is being fetched.
+    fetching: String,
 }
 
 impl Activities {
@@ -28,8 +31,16 @@ impl Activities {
         Self { target: target.to_owned(), ..Self::default() }
     }
 
-    pub(super) fn start(&mut self, id: u64, kind: u64, derivation: Option<String>) -> Step<'_> {
-        let Some(derivation) = derivation.filter(|_| kind == BUILD) else { return Step::Nothing };
+    pub(super) fn start(&mut self, id: u64, kind: u64, first: Option<String>) -> Step<'_> {
+        let Some(first) = first else { return Step::Nothing };
+        if kind == SUBSTITUTE {
+            self.fetching = first;
+            return Step::Output(Output::Fetching(&self.fetching));
+        }
+        if kind != BUILD {
+            return Step::Nothing;
+        }
+        let derivation = first;
         if self.builders.len() >= MAX_ACTIVITIES {
             return Step::Nothing;
         }

@@ -1,5 +1,6 @@
 //! One connection: greeting, requests, and the messages with which a daemon accompanies its work.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
 use super::wire::Wire;
@@ -29,7 +30,10 @@ const BUILD_PATHS: u64 = 9;
 const ADD_TEMP_ROOT: u64 = 11;
 const ADD_INDIRECT_ROOT: u64 = 12;
 const SET_OPTIONS: u64 = 19;
+const QUERY_DERIVATION_OUTPUTS: u64 = 22;
+const QUERY_DERIVATION_OUTPUT_NAMES: u64 = 28;
 const QUERY_VALID_PATHS: u64 = 31;
+const QUERY_DERIVATION_OUTPUT_MAP: u64 = 41;
 const BUILD_PATHS_WITH_RESULTS: u64 = 46;
 
 /// A connection to a daemon, between two requests or during a build.
@@ -151,9 +155,7 @@ impl<S: Read + Write> Session<S> {
     }
 
     pub(crate) fn is_valid(&mut self, path: &str) -> Result<bool, Error> {
-        self.wire.put(IS_VALID_PATH);
-        self.wire.put_bytes(path.as_bytes());
-        self.ask()?;
+        self.request_about(IS_VALID_PATH, path)?;
         Ok(self.wire.word()? != 0)
     }
 
@@ -168,11 +170,34 @@ impl<S: Read + Write> Session<S> {
         self.wire.strings()
     }
 
+    /// The outputs of a derivation that is in the store, by name.
+    pub(crate) fn outputs(&mut self, derivation: &str) -> Result<BTreeMap<String, String>, Error> {
+        if self.dialect == Dialect::Nix {
+            self.request_about(QUERY_DERIVATION_OUTPUT_MAP, derivation)?;
+            // Not reserved: the peer may claim more than it sends.
+            let mut outputs = BTreeMap::new();
+            for _ in 0..self.wire.length()? {
+                outputs.insert(self.wire.string()?, self.wire.string()?);
+            }
+            return Ok(outputs);
+        }
+        self.request_about(QUERY_DERIVATION_OUTPUTS, derivation)?;
+        let paths = self.wire.strings()?;
+        self.request_about(QUERY_DERIVATION_OUTPUT_NAMES, derivation)?;
+        let names = self.wire.strings()?;
+        guix::outputs(derivation, &names, &paths).ok_or(Error::Garbled("the names of outputs"))
+    }
+
+    /// Asks one thing about a store item.
+    fn request_about(&mut self, operation: u64, path: &str) -> Result<(), Error> {
+        self.wire.put(operation);
+        self.wire.put_bytes(path.as_bytes());
+        self.ask()
+    }
+
     /// Keeps `path` from the collector as long as the connection lasts.
     pub(crate) fn add_temporary_root(&mut self, path: &str) -> Result<(), Error> {
-        self.wire.put(ADD_TEMP_ROOT);
-        self.wire.put_bytes(path.as_bytes());
-        self.ask()?;
+        self.request_about(ADD_TEMP_ROOT, path)?;
         self.wire.word().map(drop)
     }
 

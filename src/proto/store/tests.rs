@@ -71,7 +71,8 @@ fn play(name: &str, options: usize, derivation: &str, piece: usize) -> Played {
                     _ => log.push((derivation.to_owned(), text.into_owned())),
                 }
             }
-            Step::Output(Output::Prose(_) | Output::Started(_)) | Step::Nothing => {}
+            Step::Output(Output::Prose(_) | Output::Started(_) | Output::Fetching(_))
+            | Step::Nothing => {}
             Step::Over(verdict) => return Played { log, verdict },
         }
     }

@@ -6,21 +6,18 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use sha2::{Digest, Sha256};
 
+use crate::daemon::builder::measure;
 use crate::daemon::builder::running::Leash;
 use crate::model::build::Product;
 use crate::sys::process::{Killer, User};
 use crate::sys::{clock, file};
-
-/// Bytes copied at a time: enough to make a system call's cost vanish.
-const CHUNK: usize = 256 << 10;
 
 /// Files that the globs of one build may match: each is a row in the books and a line on a page.
 const MAX_PRODUCTS: usize = 10_000;
@@ -115,9 +112,13 @@ impl<'a> Collector<'a> {
             result => result?,
         };
         let (kind, size, sha256) = if metadata.is_file() {
-            ("file", metadata.len(), Some(self.hash(&mut open(out)?, None)?.1))
+            (
+                "file",
+                metadata.len(),
+                Some(measure::hash(&mut open(out)?, None, &|| self.go_on())?.1),
+            )
         } else if metadata.is_dir() {
-            ("directory", self.tree_size(out)?, None)
+            ("directory", measure::tree_size(out, &|| self.go_on())?, None)
         } else {
             return Ok(None);
         };
@@ -172,55 +173,8 @@ impl<'a> Collector<'a> {
         // What is executable stays so; other special bits do not.
         let mode = if from.metadata()?.permissions().mode() & 0o100 == 0 { 0o640 } else { 0o750 };
         let mut to = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?;
-        let (size, sha256) = self.hash(&mut from, Some(&mut to))?;
+        let (size, sha256) = measure::hash(&mut from, Some(&mut to), &|| self.go_on())?;
         Ok(Some(Product { kind: "file".to_owned(), path, size, sha256: Some(sha256) }))
-    }
-
-    /// Bytes and SHA-256 of `from`, which is copied to `to` meanwhile: holes stay holes.
-    fn hash(&self, from: &mut File, mut to: Option<&mut File>) -> io::Result<(u64, String)> {
-        let (mut hash, mut size, mut buffer) = (Sha256::new(), 0, vec![0; CHUNK]);
-        loop {
-            self.go_on()?;
-            let length = match from.read(&mut buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                result => result?,
-            };
-            if length == 0 {
-                break;
-            }
-            let chunk = &buffer[..length];
-            hash.update(chunk);
-            size += length as u64;
-            match &mut to {
-                Some(to) if chunk.iter().all(|byte| *byte == 0) => {
-                    to.seek(SeekFrom::Start(size))?;
-                }
-                Some(to) => to.write_all(chunk)?,
-                None => {}
-            }
-        }
-        if let Some(to) = to {
-            to.set_len(size)?; // A hole at the end was only sought over.
-        }
-        Ok((size, hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
-    }
-
-    /// Bytes of all files below `directory`.
-    fn tree_size(&self, directory: &Path) -> io::Result<u64> {
-        let (mut size, mut directories) = (0, vec![directory.to_owned()]);
-        while let Some(directory) = directories.pop() {
-            for entry in fs::read_dir(directory)? {
-                self.go_on()?;
-                let entry = entry?;
-                let metadata = entry.metadata()?; // Of a link itself.
-                if metadata.is_dir() {
-                    directories.push(entry.path());
-                } else if metadata.is_file() {
-                    size += metadata.len();
-                }
-            }
-        }
-        Ok(size)
     }
 }
 
@@ -247,6 +201,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Seek, SeekFrom, Write};
     use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;

@@ -3,27 +3,27 @@
 //! Invariant: a build succeeds only when the daemon itself says that all outputs are valid, and its connection, which
 //! holds them, is closed only when they have their roots.
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::probe::Reach;
+use super::products::{self, Wishes};
 use super::roots;
 use crate::daemon::builder::Settings;
 use crate::daemon::builder::output::{Output as Log, Refused};
 use crate::daemon::builder::running::Leash;
-use crate::model::build::{Order, Outcome};
+use crate::db::{Database, Reader};
+use crate::model::build::{BuildId, Order, Outcome, Product};
 use crate::model::error::chain;
+use crate::model::spec::BuildOutput;
 use crate::proto::drv;
 use crate::store::{
-    Address, Closer, Connection, Cut, Dialect, Error, Options, Output, Sink, Verdict,
+    self, Address, Closer, Connection, Cut, Dialect, Error, Options, Output, Sink, Verdict,
 };
-use crate::sys::clock;
-
-/// Bytes of a derivation that are read: they are kilobytes, a few of them megabytes.
-const MAX_DERIVATION: u64 = 64 << 20;
+use crate::sys::{clock, file};
 
 /// How much longer than a builder the daemon may say nothing: it enforces the limit itself, and may be busy.
 const SLACK: Duration = Duration::from_secs(600);
@@ -44,26 +44,58 @@ pub(super) struct Tools {
     fallback: bool,
     max_log_size: u64,
     roots: PathBuf,
-    /// Connections whose last build went well, since when each is idle, and how many builds it has had.
+    /// The store's directory.
+    store: String,
+    /// Connections whose last build went well.
     idle: Mutex<Vec<Idle>>,
+    books: Mutex<Books>,
 }
 
 /// A daemon starts a process and opens its database for each connection: as long as a small build takes.
 struct Idle {
     connection: Connection,
     since: Instant,
+    /// How many it has had.
     builds: u32,
+    /// What it was told last.
+    options: Options,
+}
+
+/// Where builds learn which products are wanted of them.
+struct Books {
+    database: Database,
+    reader: Option<Reader>,
+    wishes: Wishes,
+}
+
+impl Books {
+    fn wishes(&mut self, build: BuildId) -> Result<Vec<BuildOutput>, crate::db::Error> {
+        if self.reader.is_none() {
+            self.reader = Some(self.database.reader()?);
+        }
+        match &self.reader {
+            Some(reader) => self.wishes.of(reader, build),
+            None => Ok(Vec::new()),
+        }
+    }
 }
 
 impl Tools {
-    pub(super) fn new(dialect: Dialect, address: Address, settings: &Settings) -> Self {
+    pub(super) fn new(
+        dialect: Dialect,
+        address: Address,
+        settings: &Settings,
+        database: Database,
+    ) -> Self {
         Self {
             dialect,
             address,
             fallback: settings.fallback,
             max_log_size: settings.max_log_size,
             roots: super::roots_directory(&settings.state_directory),
+            store: store::directory(dialect),
             idle: Mutex::default(),
+            books: Mutex::new(Books { database, reader: None, wishes: Wishes::default() }),
         }
     }
 
@@ -77,12 +109,11 @@ impl Tools {
 
     /// Others may use the connection, once it has let go of enough. Those that nobody took up in time are closed at
     /// the next occasion: there are never more than slots.
-    fn put_back(&self, connection: Connection, builds: u32) {
+    fn put_back(&self, fresh: Idle) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = clock::now();
-        idle.retain(|idle| since - idle.since < REST);
-        if builds < MAX_BUILDS {
-            idle.push(Idle { connection, since, builds });
+        idle.retain(|idle| fresh.since - idle.since < REST);
+        if fresh.builds < MAX_BUILDS {
+            idle.push(fresh);
         }
     }
 }
@@ -135,53 +166,55 @@ fn attempt(
     if !leash.take(closer) {
         return Ok(Outcome::Interrupted);
     }
-    connection.add_temporary_root(&order.derivation).map_err(lost)?;
-    if !connection.is_valid(&order.derivation).map_err(lost)? {
-        return Ok(Outcome::Aborted(format!("{} is not in the store", order.derivation)));
+    let outputs = outputs(&mut connection, &order.derivation, &lost)?;
+    let silence = match options.max_silent_time {
+        0 => LONGEST,
+        seconds => Duration::from_secs(seconds) + SLACK,
+    };
+    // Asked to build what is there, a daemon says so at once; and it gives the derivation and its outputs temporary
+    // roots of this connection's before it looks.
+    let mut sink =
+        Follower { target: &order.derivation, log: &mut log, input: None, worked: false };
+    let verdict = connection.build(&order.derivation, silence, &mut sink);
+    let worked = sink.worked;
+    let limit = tools.max_log_size;
+    if let Some(outcome) = judge(verdict, order, &mut log, limit, &lost)? {
+        return Ok(outcome);
     }
-    let derivation = read(&order.derivation)?;
-    let outputs: Vec<&str> = derivation.outputs.values().map(String::as_str).collect();
-    for output in &outputs {
-        connection.add_temporary_root(output).map_err(lost)?;
+    let paths: Vec<&str> = outputs.values().map(String::as_str).collect();
+    let valid = connection.valid(&paths).map_err(lost)?;
+    if let Some(missing) = paths.iter().find(|path| !valid.iter().any(|valid| valid == *path)) {
+        let why = format!("the daemon said that {missing} was built, and it is not in the store");
+        return Ok(Outcome::Aborted(why));
     }
-    if connection.valid(&outputs).map_err(lost)?.len() == outputs.len() {
-        log.note("already in the store").map_err(|error| aborted("write the log", &error))?;
-    } else {
-        let silence = match options.max_silent_time {
-            0 => LONGEST,
-            seconds => Duration::from_secs(seconds) + SLACK,
-        };
-        let mut sink = Follower { target: &order.derivation, log: &mut log, input: None };
-        let verdict = connection.build(&order.derivation, silence, &mut sink);
-        let limit = tools.max_log_size;
-        if let Some(outcome) = judge(verdict, order, &mut log, limit, &lost)? {
-            return Ok(outcome);
-        }
-        let valid = connection.valid(&outputs).map_err(lost)?;
-        if let Some(missing) = outputs.iter().find(|output| !valid.iter().any(|v| v == *output)) {
-            let why =
-                format!("the daemon said that {missing} was built, and it is not in the store");
-            return Ok(Outcome::Aborted(why));
-        }
+    let unwritten = |error: io::Error| aborted("write the log", &error);
+    if !worked {
+        log.note("already in the store").map_err(unwritten)?;
     }
-    for output in &outputs {
-        roots::keep(&mut connection, &tools.roots, output).map_err(|trouble| match trouble {
+    for path in &paths {
+        roots::keep(&mut connection, &tools.roots, path).map_err(|trouble| match trouble {
             roots::Trouble::Link(error) => aborted("keep what was built", &error),
             roots::Trouble::Daemon(error) => lost(error),
         })?;
     }
-    log.flush().map_err(|error| aborted("write the log", &error))?;
+    let products = products(tools, order, &outputs, &mut log, leash)?;
+    log.flush().map_err(unwritten)?;
     if leash.release() {
-        tools.put_back(connection, builds + 1);
+        tools.put_back(Idle { connection, since: clock::now(), builds: builds + 1, options });
     }
-    Ok(Outcome::Succeeded { outputs: derivation.outputs, products: Vec::new() })
+    Ok(Outcome::Succeeded { outputs, products })
 }
 
 /// A connection with these options, and how many builds it has had. One that was put back may have been closed by the
 /// daemon since.
 fn connect(tools: &Tools, options: &Options) -> Result<(Connection, u32), Error> {
-    while let Some(Idle { mut connection, builds, .. }) = tools.take() {
-        if connection.set_options(options).is_ok() {
+    while let Some(Idle { mut connection, builds, options: known, .. }) = tools.take() {
+        let usable = if known == *options {
+            connection.is_quiet()
+        } else {
+            connection.set_options(options).is_ok()
+        };
+        if usable {
             return Ok((connection, builds));
         }
     }
@@ -190,15 +223,55 @@ fn connect(tools: &Tools, options: &Options) -> Result<(Connection, u32), Error>
     Ok((connection, 0))
 }
 
-/// The derivation's file, of the store of this machine.
-fn read(path: &str) -> Result<drv::Derivation, Outcome> {
-    let length =
-        fs::metadata(path).map_err(|error| aborted(&format!("read {path}"), &error))?.len();
-    if length > MAX_DERIVATION {
-        return Err(Outcome::Failed(format!("{path} is larger than {MAX_DERIVATION} bytes")));
+/// The derivation's outputs: from its file, or from the daemon where the store is another machine's.
+fn outputs(
+    connection: &mut Connection,
+    path: &str,
+    lost: &dyn Fn(Error) -> Outcome,
+) -> Result<BTreeMap<String, String>, Outcome> {
+    match file::read(Path::new(path), drv::MAX) {
+        Ok(text) => match drv::parse(&text) {
+            Ok(derivation) => Ok(derivation.outputs),
+            Err(error) => Err(Outcome::Failed(format!("{path}: {error}"))),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if connection.is_valid(path).map_err(lost)? {
+                connection.outputs(path).map_err(lost)
+            } else {
+                Err(Outcome::Aborted(format!("{path} is not in the store")))
+            }
+        }
+        Err(error) => Err(aborted(&format!("read {path}"), &error)),
     }
-    let text = fs::read(path).map_err(|error| aborted(&format!("read {path}"), &error))?;
-    drv::parse(&text).map_err(|error| Outcome::Failed(format!("{path}: {error}")))
+}
+
+/// What specifications ask for of the outputs.
+fn products(
+    tools: &Tools,
+    order: &Order,
+    outputs: &BTreeMap<String, String>,
+    log: &mut Log,
+    leash: &Leash<Closer>,
+) -> Result<Vec<Product>, Outcome> {
+    let wishes = {
+        let mut books = tools.books.lock().unwrap_or_else(PoisonError::into_inner);
+        books.wishes(order.id)
+    };
+    let wishes = wishes.map_err(|error| {
+        Outcome::Aborted(format!("cannot read which products are wanted: {}", chain(&error)))
+    })?;
+    let go_on = || match leash.is_canceled() {
+        true => Err(io::ErrorKind::Interrupted.into()),
+        false => Ok(()),
+    };
+    let mut notes = Vec::new();
+    let found = products::collect(&tools.store, outputs, &wishes, &go_on, |note| {
+        notes.push(note.to_owned());
+    });
+    for note in notes {
+        log.note(&note).map_err(|error| aborted("write the log", &error))?;
+    }
+    found.map_err(|_| Outcome::Interrupted)
 }
 
 /// What came of the build; `None` when the daemon says that it is there.
@@ -239,6 +312,8 @@ struct Follower<'a> {
     log: &'a mut Log,
     /// The input whose line is not at its end.
     input: Option<String>,
+    /// Whether the daemon built or fetched anything.
+    worked: bool,
 }
 
 impl Follower<'_> {
@@ -286,10 +361,18 @@ impl Sink for Follower<'_> {
                 let text = String::from_utf8_lossy(text);
                 self.log.note(text.trim_end()).map_err(Refused::Io)
             }
-            Output::Started(derivation) if derivation == self.target => Ok(()),
             Output::Started(derivation) => {
+                self.worked = true;
+                if derivation == self.target {
+                    return Ok(());
+                }
                 self.end_input()?;
                 self.log.note(&format!("building {}", short(derivation))).map_err(Refused::Io)
+            }
+            Output::Fetching(item) => {
+                self.worked = true;
+                self.end_input()?;
+                self.log.note(&format!("fetching {}", short(item))).map_err(Refused::Io)
             }
         }
     }
@@ -313,7 +396,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("1.gz");
         let mut log = Log::create(&path, 1 << 20).unwrap();
-        let mut follower = Follower { target: "/gnu/store/t-top.drv", log: &mut log, input: None };
+        let target = "/gnu/store/t-top.drv";
+        let mut follower = Follower { target, log: &mut log, input: None, worked: false };
         let dep = "/gnu/store/d-dep-1.0.drv";
         for (derivation, text) in [
             (dep, "one\ntw"),

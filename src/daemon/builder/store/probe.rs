@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 
+use super::keeper::Keeper;
 use crate::actor::{Gone, Spawner, Stop};
 use crate::daemon::builder::Report;
 use crate::model::error::chain;
@@ -28,7 +29,7 @@ impl Reach {
         threads: &Spawner,
         dialect: Dialect,
         address: Address,
-        lane: Sender<Report>,
+        (lane, keeper): (Sender<Report>, Keeper),
     ) -> io::Result<Self> {
         let (doubt, doubts) = bounded(1);
         let open = Arc::new(AtomicBool::new(false));
@@ -38,8 +39,9 @@ impl Reach {
             Dialect::Guix => "store/guix",
             Dialect::Nix => "store/nix",
         };
-        threads
-            .essential(name, move |stop| run(dialect, &address, &open, &lane, &doubts, &stop))?;
+        threads.essential(name, move |stop| {
+            run(dialect, &address, &open, (&lane, &keeper), &doubts, &stop)
+        })?;
         Ok(reach)
     }
 
@@ -58,7 +60,7 @@ fn run(
     dialect: Dialect,
     address: &Address,
     open: &AtomicBool,
-    lane: &Sender<Report>,
+    (lane, keeper): (&Sender<Report>, &Keeper),
     doubts: &Receiver<()>,
     stop: &Stop,
 ) -> Result<(), Gone> {
@@ -86,5 +88,7 @@ fn run(
         open.store(true, Ordering::Release);
         // A builder that is gone need not know.
         let _ = lane.send(Report::Changed);
+        // Roots that could not be made meanwhile.
+        keeper.look();
     }
 }

@@ -1,12 +1,11 @@
 //! Links that keep store items from the collector: one for each item, named as the item, registered with the daemon
-//! as an indirect root. A link's own age is what its expiry goes by.
+//! as an indirect root.
 
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::time::SystemTime;
+use std::path::{Path, PathBuf};
 
 use crate::store::{Connection, Error};
 use crate::sys::file;
@@ -18,7 +17,7 @@ pub(super) enum Trouble {
     Daemon(Error),
 }
 
-/// Keeps `item`, which must be valid and be held by the connection or by nothing that may let it go meanwhile.
+/// Keeps `item`, which must be held by the connection or by nothing that may let it go meanwhile.
 pub(super) fn keep(
     connection: &mut Connection,
     directory: &Path,
@@ -28,62 +27,69 @@ pub(super) fn keep(
     connection.add_indirect_root(link.as_os_str().as_bytes()).map_err(Trouble::Daemon)
 }
 
-fn make(directory: &Path, item: &str) -> io::Result<std::path::PathBuf> {
-    file::create_directory(directory)?;
+/// Where the link of an item is.
+pub(super) fn link(directory: &Path, item: &str) -> io::Result<PathBuf> {
     let name = Path::new(item).file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let link = directory.join(name);
+    Ok(directory.join(name))
+}
+
+fn make(directory: &Path, item: &str) -> io::Result<PathBuf> {
+    let link = link(directory, item)?;
+    let made = match symlink(item, &link) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            file::create_directory(directory)?;
+            symlink(item, &link)
+        }
+        result => result,
+    };
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        result => return result.map(|()| link),
+    }
     // Made anew, so that its age begins anew; renamed into place, so that the item is kept all the time.
-    let aside = directory.join(format!(".{}", name.to_string_lossy()));
+    let name = link.file_name().unwrap_or_default().to_string_lossy();
+    let aside = directory.join(format!(".{name}"));
     match fs::remove_file(&aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+        Ok(()) | Err(_) => {}
     }
     symlink(item, &aside)?;
     fs::rename(&aside, &link)?;
     Ok(link)
 }
 
-/// Removes links made before `before`, at most `limit`; how many.
-pub(crate) fn expire(directory: &Path, before: SystemTime, limit: usize) -> io::Result<usize> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(error),
-    };
-    let mut removed = 0;
-    for entry in entries {
-        let path = entry?.path();
-        let metadata = fs::symlink_metadata(&path)?;
-        if metadata.is_symlink() && metadata.modified()? < before {
-            fs::remove_file(&path)?;
-            removed += 1;
-        }
-        if removed == limit {
-            break;
-        }
+/// Lets go of an item; fine if it was not kept.
+pub(super) fn release(directory: &Path, item: &str) -> io::Result<()> {
+    match fs::remove_file(link(directory, item)?) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
-    Ok(removed)
+}
+
+/// The item that a link keeps, if it is one of ours.
+pub(super) fn item(link: &Path) -> Option<String> {
+    let item = fs::read_link(link).ok()?;
+    (item.file_name() == link.file_name()).then(|| item.to_str().map(str::to_owned))?
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
-    fn links_are_made_anew_and_expire() {
+    fn an_item_has_one_link_that_is_made_anew() {
         let place = tempfile::tempdir().unwrap();
         let directory = place.path().join("gcroots");
-        assert_eq!(expire(&directory, SystemTime::UNIX_EPOCH, 9).unwrap(), 0);
-        for item in ["/gnu/store/a-x", "/gnu/store/b-y", "/gnu/store/a-x"] {
-            let link = make(&directory, item).unwrap();
-            assert_eq!(fs::read_link(link).unwrap(), Path::new(item));
+        for path in ["/gnu/store/a-x", "/gnu/store/b-y", "/gnu/store/a-x"] {
+            let link = make(&directory, path).unwrap();
+            assert_eq!(item(&link).unwrap(), path);
         }
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
-        let born = fs::symlink_metadata(directory.join("a-x")).unwrap().modified().unwrap();
-        assert_eq!(expire(&directory, born - Duration::from_secs(1), 9).unwrap(), 0);
-        assert_eq!(expire(&directory, born + Duration::from_secs(9), 1).unwrap(), 1);
-        assert_eq!(expire(&directory, born + Duration::from_secs(9), 9).unwrap(), 1);
+        for _ in 0..2 {
+            release(&directory, "/gnu/store/a-x").unwrap();
+        }
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        symlink("/gnu/store/c-z", directory.join("other")).unwrap();
+        assert_eq!(item(&directory.join("other")), None);
     }
 }
