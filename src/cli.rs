@@ -61,6 +61,11 @@ fn perform(action: Action) -> ExitCode {
     }
 }
 
+/// The command that runs Guix when no other is given.
+fn guix() -> Vec<String> {
+    vec!["guix".to_owned()]
+}
+
 /// The socket that is there; the most likely one if none is, so that the error names it.
 fn find_socket(state: Option<PathBuf>) -> PathBuf {
     let mut sockets = directories::sockets(state.as_deref(), &directories::Surroundings::here());

@@ -8,6 +8,7 @@ pub(crate) mod monitor;
 pub(crate) mod notifier;
 mod one_shot;
 pub(crate) mod registry;
+mod reload;
 #[cfg(test)]
 mod simulation;
 mod start;
@@ -67,6 +68,8 @@ pub(crate) struct Config {
     pub(crate) job_user: Option<User>,
     pub(crate) socket_group: Option<u32>,
     pub(crate) backends: Backends,
+    /// The words of the command that runs Guix.
+    pub(crate) guix: Vec<String>,
     pub(crate) fallback: bool,
     pub(crate) ttl: Duration,
     pub(crate) log_expiry: Duration,
@@ -95,7 +98,7 @@ pub(crate) fn run(config: &Config) -> ExitCode {
     match start::start(config) {
         Ok(daemon) => {
             log::info!(target: "supervisor", "running; the bridge is at {}", config.socket.display());
-            supervise::run(daemon, &config.specifications)
+            supervise::run(daemon)
         }
         Err(error) => {
             log::error!(target: "supervisor", "{}", chain(&error));

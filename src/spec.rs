@@ -1,10 +1,11 @@
-//! Specification files: JSON (and, once Guile can be asked, Scheme). Errors name file, line, jobset and field.
+//! Specification files: JSON, or Scheme that Guile runs. Errors name file, line, jobset and field.
 //!
 //! Invariant: no message holds a URL or a secret from the file.
 
 pub(crate) mod json;
 mod lines;
 pub(crate) mod parameters;
+pub(crate) mod scheme;
 mod unique;
 mod value;
 
@@ -14,6 +15,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::model::spec::Specification;
+use scheme::Guile;
 
 /// Bytes of the largest file that is read: ten thousand jobsets fit, a device or a log given by mistake does not.
 const MAX_FILE: u64 = 16 << 20;
@@ -32,6 +34,11 @@ impl Error {
     /// An error about a text or file as a whole.
     fn plain(message: impl Into<String>) -> Self {
         Self { file: None, line: None, jobset: None, field: None, message: message.into() }
+    }
+
+    /// The error with the file it came up in, unless that is known better.
+    fn about(self, path: &Path) -> Self {
+        Self { file: self.file.or_else(|| Some(path.to_owned())), ..self }
     }
 }
 
@@ -61,13 +68,13 @@ pub(crate) fn is_scheme(path: &Path) -> bool {
 }
 
 /// Reads a whole file; all its specifications or an error.
-pub(crate) fn read(path: &Path) -> Result<Vec<Specification>, Error> {
+pub(crate) fn read(path: &Path, guile: &Guile) -> Result<Vec<Specification>, Error> {
     let specifications = if is_scheme(path) {
-        Err(Error::plain("specifications in Scheme are not built in yet; write JSON"))
+        guile.specifications(path)
     } else {
         text(path).and_then(|text| json::parse(&text))
     };
-    specifications.map_err(|error| Error { file: Some(path.to_owned()), ..error })
+    specifications.map_err(|error| error.about(path))
 }
 
 /// The system whose builds this machine runs, as Guix and Nix spell it.
@@ -107,13 +114,13 @@ mod tests {
         let file = directory.path().join("a.json");
         std::fs::write(&file, "[{\"name\": \"x\",\n \"command\": [\"true\"],\n \"period\": -1}]")
             .unwrap();
+        let read = |path: &Path| super::read(path, &Guile::new(Vec::new()));
         let error = read(&file).unwrap_err().to_string();
         let expected =
             ":3: jobset \"x\": field period: expected an integer from 0 to 315360000, found -1";
         assert_eq!(error, format!("{}{expected}", file.display()));
-        assert_eq!(
-            read(&directory.path().join("b.scm")).unwrap_err().message,
-            "specifications in Scheme are not built in yet; write JSON"
+        assert!(
+            read(&directory.path().join("none.scm")).unwrap_err().message.contains("No such file")
         );
         assert!(
             read(&directory.path().join("none.json")).unwrap_err().message.contains("No such file")

@@ -34,10 +34,6 @@ fn usage_errors_name_the_option_and_exit_2() {
             "--database: expected a file name",
         ),
         (&["register", "--web=localhost:8080"], "the option --web is not built in yet"),
-        (
-            &["register", "-S", "guix.scm"],
-            "--specifications: guix.scm: a specification in Scheme is not built in yet",
-        ),
         (&["web"], "the command web is not built in yet"),
         (&["remote-server"], "the command remote-server is not built in yet"),
         (&["remote-worker", "-w", "2"], "the command remote-worker is not built in yet"),

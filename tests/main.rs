@@ -10,5 +10,6 @@ mod support;
 mod cli;
 mod daemon;
 mod nix;
+mod scheme;
 mod store;
 mod tidy;

@@ -23,8 +23,8 @@ _gorget() {
     case $command in
     '') words='register evaluate check status jobsets builds evaluations queue workers trigger add activate deactivate delete restart cancel retry prioritize pause resume log watch wait reload backup check-database token web remote-server remote-worker help --help --version' ;;
     register) words='--specifications --one-shot --interval --parameters --state-directory --database --run-directory --cache-directory --log-directory --socket --socket-group --max-fetches --fetch-timeout --max-evaluations --threads --evaluation-memory --guix --max-builds --builder --build-remote --fallback --use-substitutes --job-user --max-log-size --minimum-disk-space --ttl --log-expiry --build-expiry --history-expiry --max-connections --web --help --version' ;;
-    evaluate) words='--specifications --fetch-timeout --help --version' files=1 ;;
-    check) words='--specifications --parameters --help --version' files=1 ;;
+    evaluate) words='--specifications --fetch-timeout --guix --help --version' files=1 ;;
+    check) words='--specifications --parameters --guix --help --version' files=1 ;;
     status) words='--json --socket --state-directory --help --version' ;;
     jobsets) words='--json --socket --state-directory --help --version' ;;
     builds) words='--jobset --evaluation --status --limit --json --socket --state-directory --help --version' ;;
@@ -32,7 +32,7 @@ _gorget() {
     queue) words='--limit --json --socket --state-directory --help --version' ;;
     workers) words='--json --socket --state-directory --help --version' ;;
     trigger) words='--json --socket --state-directory --help --version' ;;
-    add) words='--json --socket --state-directory --help --version' files=1 ;;
+    add) words='--guix --json --socket --state-directory --help --version' files=1 ;;
     activate) words='--json --socket --state-directory --help --version' ;;
     deactivate) words='--json --socket --state-directory --help --version' ;;
     delete) words='--json --socket --state-directory --help --version' ;;

@@ -47,7 +47,7 @@ complete -c gorget -n '__fish_seen_subcommand_from register' -l fetch-timeout -x
 complete -c gorget -n '__fish_seen_subcommand_from register' -l max-evaluations -x -d 'Run at most N evaluations at once.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l threads -x -d 'Cuirass\'s spelling of --max-evaluations.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l evaluation-memory -x -d 'Limit the address space of each process of an evaluation to SIZE.'
-complete -c gorget -n '__fish_seen_subcommand_from register' -l guix -x -d 'Evaluate Guix jobsets with this command.'
+complete -c gorget -n '__fish_seen_subcommand_from register' -l guix -x -d 'Run Guix, and files in Scheme, with this command; the latter with guile where it is missing.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l max-builds -x -d 'Run at most N builds at once.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l builder -x -d 'Open these backends: process, guix (and process), nix (and process), or auto (all). Builds whose backend is closed or whose daemon does not answer wait, and say so.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l build-remote -d 'Leave builds of derivations to remote-server.'
@@ -67,11 +67,13 @@ complete -c gorget -n '__fish_seen_subcommand_from register' -s V -l version -d 
 complete -c gorget -n '__fish_seen_subcommand_from evaluate' -F
 complete -c gorget -n '__fish_seen_subcommand_from evaluate' -s S -l specifications -r -F -d 'Read the specification from FILE.'
 complete -c gorget -n '__fish_seen_subcommand_from evaluate' -l fetch-timeout -x -d 'Give up a fetch after this long without a byte, or 20 times that in all.'
+complete -c gorget -n '__fish_seen_subcommand_from evaluate' -l guix -x -d 'Run Guix, and files in Scheme, with this command; the latter with guile where it is missing.'
 complete -c gorget -n '__fish_seen_subcommand_from evaluate' -s h -l help -d 'Print this help.'
 complete -c gorget -n '__fish_seen_subcommand_from evaluate' -s V -l version -d 'Print the version.'
 complete -c gorget -n '__fish_seen_subcommand_from check' -F
 complete -c gorget -n '__fish_seen_subcommand_from check' -s S -l specifications -r -F -d 'Check this specification file, too.'
 complete -c gorget -n '__fish_seen_subcommand_from check' -s P -l parameters -r -F -d 'Check this parameters file.'
+complete -c gorget -n '__fish_seen_subcommand_from check' -l guix -x -d 'Run Guix, and files in Scheme, with this command; the latter with guile where it is missing.'
 complete -c gorget -n '__fish_seen_subcommand_from check' -s h -l help -d 'Print this help.'
 complete -c gorget -n '__fish_seen_subcommand_from check' -s V -l version -d 'Print the version.'
 complete -c gorget -n '__fish_seen_subcommand_from status' -l json -d 'Print the daemon\'s JSON objects, one a line, for programs.'
@@ -116,6 +118,7 @@ complete -c gorget -n '__fish_seen_subcommand_from trigger' -l state-directory -
 complete -c gorget -n '__fish_seen_subcommand_from trigger' -s h -l help -d 'Print this help.'
 complete -c gorget -n '__fish_seen_subcommand_from trigger' -s V -l version -d 'Print the version.'
 complete -c gorget -n '__fish_seen_subcommand_from add' -F
+complete -c gorget -n '__fish_seen_subcommand_from add' -l guix -x -d 'Run Guix, and files in Scheme, with this command; the latter with guile where it is missing.'
 complete -c gorget -n '__fish_seen_subcommand_from add' -l json -d 'Print the daemon\'s JSON objects, one a line, for programs.'
 complete -c gorget -n '__fish_seen_subcommand_from add' -l socket -r -F -d 'Talk to the daemon on this socket.'
 complete -c gorget -n '__fish_seen_subcommand_from add' -l state-directory -x -a '(__fish_complete_directories)' -d 'Talk to the daemon that keeps its state in DIR.'

@@ -23,6 +23,7 @@ use crate::model::status::BuildStatus;
 use crate::proto::control::{self, Failure, FailureKind, Request};
 use crate::proto::line::MAX_REQUEST;
 use crate::spec;
+use crate::spec::scheme::Guile;
 use output::{Cleaner, Output};
 
 /// What to ask the daemon, complete and valid in form.
@@ -42,7 +43,11 @@ pub(crate) enum Command {
     Workers,
     Trigger(JobsetName),
     /// A specification file, read here and sent as JSON.
-    Add(PathBuf),
+    Add {
+        file: PathBuf,
+        /// The words of the command that runs Guix.
+        guix: Vec<String>,
+    },
     Activate(JobsetName),
     Deactivate(JobsetName),
     Delete(JobsetName),
@@ -139,7 +144,7 @@ pub(crate) fn run(socket: &Path, json: bool, command: Command) -> ExitCode {
 fn perform(socket: &Path, json: bool, command: Command) -> Result<ExitCode, Problem> {
     let mut session = Session { client: connect(socket)?, output: Output::new(json) };
     let request = match command {
-        Command::Add(file) => return session.add(&file),
+        Command::Add { file, guix } => return session.add(&file, guix),
         Command::Log { of, follow } => return session.log(of.into(), follow),
         Command::Wait { on, timeout } => return session.wait(on.into(), timeout),
         Command::Watch { jobset } => {
@@ -329,8 +334,9 @@ impl Session {
     }
 
     /// Reads the file here and sends its specifications, together if they fit one request.
-    fn add(mut self, file: &Path) -> Result<ExitCode, Problem> {
-        let specifications = spec::read(file).map_err(|error| Problem::File(error.to_string()))?;
+    fn add(mut self, file: &Path, guix: Vec<String>) -> Result<ExitCode, Problem> {
+        let specifications = spec::read(file, &Guile::new(guix))
+            .map_err(|error| Problem::File(error.to_string()))?;
         let texts: Vec<_> = specifications.iter().map(spec::json::print).collect();
         let together = format!("[{}]", texts.join(","));
         let fits = together.len() + "add \n".len() <= MAX_REQUEST;

@@ -18,6 +18,7 @@ use crate::model::error::chain;
 use crate::model::evaluation::{Checkout, Ending};
 use crate::model::spec::{Channel, JobsetName, Specification};
 use crate::spec;
+use crate::spec::scheme::Guile;
 use crate::sys::process::Launcher;
 use crate::sys::{clock, file};
 
@@ -30,6 +31,8 @@ pub(super) struct Options {
     file: PathBuf,
     name: Option<JobsetName>,
     fetch_timeout: Duration,
+    /// The words of the command that runs Guix.
+    guix: Vec<String>,
 }
 
 impl Options {
@@ -37,14 +40,11 @@ impl Options {
         let file = given
             .path("specifications")?
             .ok_or_else(|| Usage::MissingValue("--specifications".to_owned()))?;
-        if spec::is_scheme(&file) {
-            let what = format!("--specifications: {}: a specification in Scheme", file.display());
-            return Err(Usage::Absent(what));
-        }
         let name = if given.more() { Some(given.jobset_operand()?) } else { None };
         let fetch_timeout =
             given.duration("fetch-timeout")?.unwrap_or(super::register::FETCH_TIMEOUT);
-        Ok(Self { file, name, fetch_timeout })
+        let guix = given.command("guix")?.unwrap_or_else(super::guix);
+        Ok(Self { file, name, fetch_timeout, guix })
     }
 }
 
@@ -107,8 +107,9 @@ pub(super) fn run(options: &Options) -> ExitCode {
 }
 
 fn try_run(options: &Options) -> Result<(), Error> {
-    let specification =
-        choose(spec::read(&options.file).map_err(Error::Specification)?, options.name.as_ref())?;
+    let guile = Guile::new(options.guix.clone());
+    let all = spec::read(&options.file, &guile).map_err(Error::Specification)?;
+    let specification = choose(all, options.name.as_ref())?;
     let directory = Temporary::create()?;
     let prepare = |error| Error::Prepare(directory.0.clone(), error);
     let launcher = Launcher::new(directory.0.join("keepers"), clock::now() + LOCK_PATIENCE)

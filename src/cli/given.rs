@@ -72,6 +72,15 @@ impl Given {
         Ok(Some(value.into()))
     }
 
+    /// The words of a command.
+    pub(super) fn command(&self, name: &str) -> Result<Option<Vec<String>>, Usage> {
+        self.read(name, "a command", |text| {
+            shell_words::split(text)
+                .ok()
+                .filter(|words| words.first().is_some_and(|w| !w.is_empty()))
+        })
+    }
+
     /// A number of things, at least one.
     pub(super) fn count(&self, name: &str) -> Result<Option<usize>, Usage> {
         let expected = format!("a number from 1 to {MAX_COUNT}");

@@ -170,13 +170,7 @@ fn ask(given: &mut Given) -> Result<client::Command, Usage> {
         "trigger" => Ask::Trigger(given.jobset_operand()?),
         "add" => {
             let file = PathBuf::from(given.operand("FILE")?);
-            if crate::spec::is_scheme(&file) {
-                return Err(Usage::Absent(format!(
-                    "{}: a specification in Scheme",
-                    file.display()
-                )));
-            }
-            Ask::Add(file)
+            Ask::Add { file, guix: given.command("guix")?.unwrap_or_else(super::guix) }
         }
         "activate" => Ask::Activate(given.jobset_operand()?),
         "deactivate" => Ask::Deactivate(given.jobset_operand()?),

@@ -11,6 +11,7 @@ use super::print;
 use super::usage::Usage;
 use crate::daemon::{self, Backends, Config, Mastodon, Parameters};
 use crate::spec;
+use crate::spec::scheme::Guile;
 use crate::sys::process::User;
 
 /// Time between polls: as long as people can wait for a result they did not trigger.
@@ -51,6 +52,7 @@ pub(super) struct Options {
     job_user: Option<String>,
     socket_group: Option<String>,
     backends: Option<Backends>,
+    guix: Option<Vec<String>>,
     fallback: bool,
     ttl: Option<Duration>,
     log_expiry: Option<Duration>,
@@ -69,16 +71,6 @@ impl Options {
             if file.as_os_str().is_empty() {
                 return Err(Usage::bad("--specifications", "", "a file name"));
             }
-            if spec::is_scheme(file) {
-                let what =
-                    format!("--specifications: {}: a specification in Scheme", file.display());
-                return Err(Usage::Absent(what));
-            }
-        }
-        let parameters = given.path("parameters")?;
-        if let Some(file) = parameters.as_deref().filter(|file| spec::is_scheme(file)) {
-            let what = format!("--parameters: {}: a parameters file in Scheme", file.display());
-            return Err(Usage::Absent(what));
         }
         let positive = |name, size: Option<u64>| match size {
             Some(0) => Err(Usage::bad(name, "0", "a size of at least one byte")),
@@ -118,12 +110,13 @@ impl Options {
                 "nix" => Some(Backends::Nix),
                 _ => None,
             })?,
+            guix: given.command("guix")?,
             fallback: given.switch("fallback"),
             ttl: given.duration("ttl")?,
             log_expiry: given.duration("log-expiry")?,
             build_expiry: given.duration("build-expiry")?,
             history_expiry: given.duration("history-expiry")?,
-            parameters,
+            parameters: given.path("parameters")?,
         })
     }
 
@@ -140,6 +133,8 @@ impl Options {
             socket: absolute(socket)?,
         };
         let places = directories::choose(told, here);
+        let guix = self.guix.unwrap_or_else(super::guix);
+        let parameters = |file: &Path| parameters(file, &guix);
         let specifications = self.specifications.into_iter().map(|file| absolute(Some(file)));
         Ok(Config {
             specifications: specifications
@@ -170,6 +165,7 @@ impl Options {
             build_expiry: self.build_expiry,
             history_expiry: self.history_expiry,
             parameters: self.parameters.as_deref().map(parameters).transpose()?.unwrap_or_default(),
+            guix,
         })
     }
 }
@@ -225,9 +221,10 @@ fn group(name: &str) -> Result<u32, Failure> {
     Ok(found.ok_or_else(|| Usage::bad("--socket-group", name, "an existing group"))?.gid.as_raw())
 }
 
-fn parameters(file: &Path) -> Result<Parameters, Failure> {
+fn parameters(file: &Path, guix: &[String]) -> Result<Parameters, Failure> {
     let spec::parameters::Parameters { url, mail_from, mastodon } =
-        spec::parameters::read(file).map_err(|error| Failure::Other(error.to_string()))?;
+        spec::parameters::read(file, &Guile::new(guix.to_vec()))
+            .map_err(|error| Failure::Other(error.to_string()))?;
     let mastodon = mastodon.map(|account| Mastodon { url: account.url, token: account.token });
     Ok(Parameters { url, mail_from, mastodon })
 }
@@ -278,6 +275,7 @@ mod tests {
         assert_eq!((config.ttl.as_secs(), config.log_expiry.as_secs()), (2_592_000, 15_552_000));
         assert_eq!((config.build_expiry, config.history_expiry), (None, None));
         assert_eq!((config.evaluation_memory, config.backends), (None, Backends::Auto));
+        assert_eq!(config.guix, ["guix"]);
         assert!(!config.one_shot && config.job_user.is_none() && config.socket_group.is_none());
     }
 
@@ -288,7 +286,7 @@ mod tests {
              --cache-directory /c --log-directory /l --socket /x --interval 1min --one-shot --max-fetches 1 \
              --fetch-timeout 5 --max-evaluations 2 --evaluation-memory 2GiB --max-builds 3 \
              --max-connections 9 --max-log-size 512M --minimum-disk-space 0 --job-user root \
-             --socket-group root --builder nix --use-substitutes --ttl 1d --log-expiry 2w \
+             --socket-group root --builder nix --guix '/x/guix -q' --use-substitutes --ttl 1d --log-expiry 2w \
              --build-expiry 1h --history-expiry 1m",
         );
         assert_eq!(config.specifications, [Path::new("/a.json"), Path::new("/b.json")]);
@@ -305,6 +303,7 @@ mod tests {
         assert_eq!(config.evaluation_memory, Some(2 << 30));
         assert_eq!((config.job_user.unwrap().uid, config.socket_group), (0, Some(0)));
         assert_eq!(config.backends, Backends::Nix);
+        assert_eq!(config.guix, ["/x/guix", "-q"]);
         assert_eq!((config.ttl.as_secs(), config.log_expiry.as_secs()), (86_400, 1_209_600));
         assert_eq!(config.build_expiry.unwrap().as_secs(), 3600);
         assert_eq!(config.history_expiry.unwrap().as_secs(), 2_592_000);
@@ -319,11 +318,10 @@ mod tests {
                 "--database: expected a file name, found what",
             ),
             ("-D postgresql://u:hunter2@h/x", "--database: expected a file name, found what"),
-            ("-S a.scm", "--specifications: a.scm: a specification in Scheme is not built in yet"),
-            ("-P a.scm", "--parameters: a.scm: a parameters file in Scheme is not built in yet"),
             ("--web localhost:80", "the option --web is not built in yet"),
             ("--build-remote", "the option --build-remote is not built in yet"),
-            ("--guix guix", "the option --guix is not built in yet"),
+            ("--guix ''", "--guix: expected a command, found \"\""),
+            ("--guix \"guix '\"", "--guix: expected a command, found \"guix '\""),
             ("--max-builds 0", "--max-builds: expected a number from 1 to 4096, found \"0\""),
             ("--interval 0", "--interval: expected a duration of at least 1 s"),
             ("--ttl 3y", "--ttl: expected a duration of at least 1 s"),

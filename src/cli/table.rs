@@ -105,6 +105,12 @@ const STATE_DIRECTORY: Flag = Flag::value(
     "DIR",
     "Keep everything below DIR, unless another option says otherwise.",
 );
+const GUIX: Flag = Flag::value(
+    "guix",
+    "COMMAND",
+    "Run Guix, and files in Scheme, with this command; the latter with guile where it is missing.",
+)
+.default("guix");
 const PARAMETERS: Flag =
     Flag::value("parameters", "FILE", "Read parameters from FILE, see gorget-specification(5).")
         .short('P');
@@ -210,9 +216,7 @@ pub(crate) const COMMANDS: &[Command] = &[
                         "Limit the address space of each process of an evaluation to SIZE.",
                     )
                     .default("off"),
-                    Flag::value("guix", "COMMAND", "Evaluate Guix jobsets with this command.")
-                        .default("guix")
-                        .absent(),
+                    GUIX,
                 ],
             },
             Group {
@@ -283,6 +287,7 @@ pub(crate) const COMMANDS: &[Command] = &[
                     "Give up a fetch after this long without a byte, or 20 times that in all.",
                 )
                 .default("60"),
+                GUIX,
             ],
         }],
     },
@@ -300,6 +305,7 @@ pub(crate) const COMMANDS: &[Command] = &[
                     .short('S')
                     .repeatable(),
                 Flag::value("parameters", "FILE", "Check this parameters file.").short('P'),
+                GUIX,
             ],
         }],
     },
@@ -354,12 +360,14 @@ pub(crate) const COMMANDS: &[Command] = &[
         "Look at a jobset's channels now.",
         "An evaluation follows if anything changed. At most 8 triggers of a jobset within 300 seconds are taken.",
     ),
-    client(
-        "add",
-        &["FILE"],
-        "Register the jobsets of a specification file, or replace them.",
-        "All of the file is registered, or nothing.",
-    ),
+    Command {
+        name: "add",
+        kind: Kind::Client,
+        operands: &["FILE"],
+        summary: "Register the jobsets of a specification file, or replace them.",
+        details: "All of the file is registered, or nothing. One in Scheme is run here, not by the daemon.",
+        groups: &[Group { title: "Options", flags: &[GUIX] }, OUTPUT, CONNECTION],
+    },
     client("activate", &["NAME"], "Watch a jobset's channels.", ""),
     client("deactivate", &["NAME"], "Stop watching a jobset's channels.", ""),
     client(

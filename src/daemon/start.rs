@@ -1,7 +1,8 @@
 //! Start-up, in order: everything is opened and recovered, then spawned from the lowest actor to the highest.
 //!
 //! Invariant: nothing of the state directory is touched before its lock is held, nothing is written before
-//! the specification files were read, and no child is started before those of an earlier life are gone.
+//! the specification files were read, and no child but a Guile that reads one is started before those of an earlier life
+//! are gone.
 
 use std::fmt;
 use std::io;
@@ -11,12 +12,15 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, bounded};
 
 use super::registry::Refusal;
-use super::{Config, bridge, builder, evaluator, janitor, notifier, one_shot, registry, updater};
+use super::{
+    Config, bridge, builder, evaluator, janitor, notifier, one_shot, registry, reload, updater,
+};
 use crate::actor::{Gone, Spawner, Threads};
 use crate::db::{self, Database};
 use crate::git::Places;
 use crate::model::spec::Specification;
 use crate::spec;
+use crate::spec::scheme::Guile;
 use crate::store::AddressError;
 use crate::sys::lock::Lock;
 use crate::sys::process::Launcher;
@@ -108,6 +112,7 @@ pub(super) struct Daemon {
     pub(super) signals: Receiver<Signal>,
     pub(super) orders: Receiver<bridge::Order>,
     pub(super) registry: registry::Handle,
+    pub(super) reader: reload::Reader,
     /// How a one-shot run ended; `None` for a daemon that stays, whose monitors have yet to begin.
     pub(super) one_shot: Option<Receiver<one_shot::Outcome>>,
     /// Released when everything has ended.
@@ -120,7 +125,8 @@ pub(super) fn start(config: &Config) -> Result<Daemon, Error> {
     let lock = Lock::take(&lock_file)
         .map_err(|error| Error::Lock(lock_file, error))?
         .map_err(|pid| Error::Taken(config.state_directory.clone(), pid))?;
-    let specifications = read_specifications(&config.specifications)?;
+    let specifications =
+        read_specifications(&config.specifications, &Guile::new(config.guix.clone()))?;
     let warnings = warnings(config);
     for warning in &warnings {
         log::warn!(target: "supervisor", "{warning}");
@@ -187,7 +193,9 @@ pub(super) fn start(config: &Config) -> Result<Daemon, Error> {
     };
     notifier::spawn(&spawner, database, launcher, config.parameters.clone())
         .map_err(|e| Error::Thread("notifier", e))?;
-    Ok(Daemon { threads, signals, orders, registry, one_shot, lock })
+    let reader = reload::Reader::new(&spawner, config.specifications.clone(), config.guix.clone())
+        .map_err(|e| Error::Thread("specifications", e))?;
+    Ok(Daemon { threads, signals, orders, registry, reader, one_shot, lock })
 }
 
 fn create_directories(config: &Config) -> Result<(), Error> {
@@ -209,10 +217,13 @@ fn create_directories(config: &Config) -> Result<(), Error> {
 }
 
 /// All specifications of all files, each name once.
-pub(super) fn read_specifications(files: &[PathBuf]) -> Result<Vec<Specification>, Error> {
+pub(super) fn read_specifications(
+    files: &[PathBuf],
+    guile: &Guile,
+) -> Result<Vec<Specification>, Error> {
     let mut all: Vec<Specification> = Vec::new();
     for path in files {
-        for specification in spec::read(path).map_err(Error::Specification)? {
+        for specification in spec::read(path, guile).map_err(Error::Specification)? {
             if all.iter().any(|known| known.name == specification.name) {
                 return Err(Error::Repeated(specification.name.to_string()));
             }
@@ -331,10 +342,12 @@ mod tests {
             path
         };
         let (one, two) = (file("1.json", &["a", "b"]), file("2.json", &["c", "b"]));
-        assert_eq!(read_specifications(std::slice::from_ref(&one)).unwrap().len(), 2);
-        let refused = read_specifications(&[one.clone(), two]);
+        let guile = Guile::new(vec!["guix".to_owned()]);
+        let read = |files: &[PathBuf]| read_specifications(files, &guile);
+        assert_eq!(read(std::slice::from_ref(&one)).unwrap().len(), 2);
+        let refused = read(&[one.clone(), two]);
         assert!(matches!(refused, Err(Error::Repeated(name)) if name == "b"));
-        let missing = read_specifications(&[one, directory.path().join("none.json")]);
+        let missing = read(&[one, directory.path().join("none.json")]);
         assert!(matches!(missing, Err(Error::Specification(_))));
     }
 }

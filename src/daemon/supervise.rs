@@ -2,7 +2,6 @@
 //!
 //! Invariant: after the first word to stop, the process ends within [`GRACE`], whatever its threads do.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,7 +11,8 @@ use sd_notify::NotifyState;
 use super::bridge::Order;
 use super::one_shot::Outcome;
 use super::registry::{self, Refusal};
-use super::start::{self, Daemon};
+use super::reload::Found;
+use super::start::Daemon;
 use crate::actor::{Ended, Gone, Report};
 use crate::sys::clock;
 use crate::sys::signal::Signal;
@@ -34,12 +34,12 @@ enum Reason {
     Broken,
 }
 
-pub(super) fn run(daemon: Daemon, files: &[PathBuf]) -> ExitCode {
+pub(super) fn run(mut daemon: Daemon) -> ExitCode {
     tell(&[NotifyState::Ready, NotifyState::Status("running")]);
     let reason = if daemon.one_shot.is_none() && daemon.registry.begin().is_err() {
         broken(&daemon.threads.reports)
     } else {
-        watch(&daemon, files)
+        watch(&mut daemon)
     };
     tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     stop(daemon, reason)
@@ -53,21 +53,25 @@ fn tell(states: &[NotifyState<'_>]) {
 }
 
 /// Serves signals and orders until there is a reason to end.
-fn watch(daemon: &Daemon, files: &[PathBuf]) -> Reason {
+fn watch(daemon: &mut Daemon) -> Reason {
     // Half of what the service manager grants, so that one late ping does no harm.
     let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 2);
-    let nothing = never();
+    let (nothing, unread) = (never(), never());
     let one_shot = daemon.one_shot.as_ref().unwrap_or(&nothing);
     let mut ping = watchdog.map(|half| clock::now() + half);
     loop {
         let timer = ping.map_or_else(never, at);
+        let found = daemon.reader.lane().unwrap_or(&unread).clone();
         select! {
             recv(daemon.signals) -> signal => match signal {
                 Ok(Signal::Stop) => {
                     log::info!(target: "supervisor", "stopping");
                     return Reason::Asked;
                 }
-                Ok(Signal::Reload) => drop(reload(&daemon.registry, files)),
+                Ok(Signal::Reload) => {
+                    reloading();
+                    daemon.reader.ask(None);
+                }
                 Err(_) => return broken(&daemon.threads.reports),
             },
             recv(daemon.orders) -> order => match order {
@@ -76,11 +80,19 @@ fn watch(daemon: &Daemon, files: &[PathBuf]) -> Reason {
                     return Reason::Asked;
                 }
                 Ok(Order::Reload(reply)) => {
-                    // Who asked may have gone.
-                    let _ = reply.send(reload(&daemon.registry, files));
+                    reloading();
+                    daemon.reader.ask(Some(reply));
                 }
                 Err(_) => return broken(&daemon.threads.reports),
             },
+            recv(found) -> found => {
+                let gone = || Err(Refusal::Internal("the reading of specifications broke off".to_owned()));
+                let result = reload(&daemon.registry, found.unwrap_or_else(|_| gone()));
+                for reply in daemon.reader.done().into_iter().flatten() {
+                    // Who asked may have gone.
+                    let _ = reply.send(result.clone());
+                }
+            }
             recv(daemon.threads.reports) -> report => return Reason::from(report),
             recv(one_shot) -> outcome => match outcome {
                 Ok(outcome) => return Reason::OneShot(outcome),
@@ -117,18 +129,20 @@ fn broken(reports: &Receiver<Report>) -> Reason {
     }
 }
 
-/// Reads the specification files again; a bad one changes nothing.
-fn reload(registry: &registry::Handle, files: &[PathBuf]) -> Result<(), Refusal> {
+fn reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         tell(&[NotifyState::Reloading, now]);
     }
-    let result = match start::read_specifications(files) {
-        Ok(specifications) if specifications.is_empty() => Ok(()),
-        Ok(specifications) => {
-            registry.put(specifications).unwrap_or_else(|gone: Gone| Err(Refusal::from(gone)))
+}
+
+/// Registers what was found in the specification files; a bad one changes nothing.
+fn reload(registry: &registry::Handle, found: Found) -> Result<(), Refusal> {
+    let result = found.and_then(|specifications| {
+        if specifications.is_empty() {
+            return Ok(());
         }
-        Err(error) => Err(Refusal::Conflict(error.to_string())),
-    };
+        registry.put(specifications).unwrap_or_else(|gone: Gone| Err(Refusal::from(gone)))
+    });
     match &result {
         Ok(()) => log::info!(target: "supervisor", "specification files read again"),
         Err(refusal) => {
@@ -141,7 +155,7 @@ fn reload(registry: &registry::Handle, files: &[PathBuf]) -> Result<(), Refusal>
 
 /// Ends everything: no new work, children killed, books closed, socket removed.
 fn stop(daemon: Daemon, reason: Reason) -> ExitCode {
-    let Daemon { threads, signals, orders, registry, one_shot, lock } = daemon;
+    let Daemon { threads, signals, orders, registry, reader, one_shot, lock } = daemon;
     let grace = match reason {
         Reason::Asked | Reason::OneShot(_) => GRACE,
         Reason::Broken => FAILURE_GRACE,
@@ -149,6 +163,7 @@ fn stop(daemon: Daemon, reason: Reason) -> ExitCode {
     let deadline = clock::now() + grace;
     // Of a second signal nothing is heard here: it ends the process at once, and children with it, as their
     // keepers see our end of their sockets close.
+    reader.stop();
     drop((threads.stop, registry, one_shot, orders, signals));
     let all_gone =
         matches!(threads.all_gone.recv_deadline(deadline), Err(RecvTimeoutError::Disconnected));

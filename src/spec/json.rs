@@ -43,9 +43,37 @@ const FIELDS: &[&str] = &[
 /// An object or an array of objects.
 pub(crate) fn parse(text: &str) -> Result<Vec<Specification>, Error> {
     let value = unique::parse(text)?;
+    all(&value).map_err(|bad| {
+        let line = lines::of(text, bad.path());
+        bad.into_error(line)
+    })
+}
+
+/// What is wrong with one of several specifications.
+pub(super) struct Bad {
+    wrong: Wrong,
+    /// The steps of its path that lead to the specification.
+    skip: usize,
+    name: Option<String>,
+}
+
+impl Bad {
+    pub(super) fn path(&self) -> &[Step] {
+        &self.wrong.path
+    }
+
+    pub(super) fn into_error(self, line: Option<usize>) -> Error {
+        // Without a name, its place in the file tells which it is.
+        let skip = if self.name.is_some() { self.skip } else { 0 };
+        self.wrong.into_error(skip, line, self.name)
+    }
+}
+
+/// The specifications of an object or an array of objects.
+pub(super) fn all(value: &Value) -> Result<Vec<Specification>, Bad> {
     let mut specifications: Vec<Specification> = Vec::new();
     let several = value.is_array();
-    let values = value.as_array().map_or(std::slice::from_ref(&value), Vec::as_slice);
+    let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
     for (index, value) in values.iter().enumerate() {
         let path = if several { vec![Step::Index(index)] } else { Vec::new() };
         let skip = path.len();
@@ -58,16 +86,8 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Specification>, Error> {
                 Ok(new)
             }
         });
-        match read {
-            Ok(specification) => specifications.push(specification),
-            Err(wrong) => {
-                let line = lines::of(text, &wrong.path);
-                let name = value.get("name").and_then(Value::as_str).map(shown);
-                // Without a name, its place in the file tells which it is.
-                let skip = if name.is_some() { skip } else { 0 };
-                return Err(wrong.into_error(skip, line, name));
-            }
-        }
+        let name = || value.get("name").and_then(Value::as_str).map(shown);
+        specifications.push(read.map_err(|wrong| Bad { wrong, skip, name: name() })?);
     }
     Ok(specifications)
 }

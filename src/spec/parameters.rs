@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
+use super::scheme::Guile;
 use super::value::{At, Wrong};
 use super::{Error, is_scheme, text};
 use super::{lines, unique};
@@ -24,24 +27,26 @@ pub(crate) struct Mastodon {
 }
 
 /// Reads a whole file.
-pub(crate) fn read(path: &Path) -> Result<Parameters, Error> {
+pub(crate) fn read(path: &Path, guile: &Guile) -> Result<Parameters, Error> {
     let parameters = if is_scheme(path) {
-        Err(Error::plain("parameters in Scheme are not built in yet; write JSON"))
+        guile.parameters(path)
     } else {
         text(path).and_then(|text| parse(&text))
     };
-    parameters.map_err(|error| Error { file: Some(path.to_owned()), ..error })
+    parameters.map_err(|error| error.about(path))
 }
 
 fn parse(text: &str) -> Result<Parameters, Error> {
     let value = unique::parse(text)?;
-    parameters(&At::new(&value, Vec::new())).map_err(|wrong| {
+    of(&value).map_err(|wrong| {
         let line = lines::of(text, &wrong.path);
         wrong.into_error(0, line, None)
     })
 }
 
-fn parameters(at: &At<'_>) -> Result<Parameters, Wrong> {
+/// What an object of parameters says.
+pub(super) fn of(value: &Value) -> Result<Parameters, Wrong> {
+    let at = At::new(value, Vec::new());
     let fields =
         at.object(&["url", "private", "trusted-proxies", "hook-secrets", "mastodon", "mail-from"])?;
     fields.or("private", false, |at| at.flag())?;

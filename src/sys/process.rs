@@ -142,11 +142,7 @@ impl Launcher {
     /// `keepers` is the file on which every keeper holds a lock while it lives. Waits until the keepers of
     /// an earlier life are gone, until `deadline` at most (then `TimedOut`).
     pub(crate) fn new(keepers: PathBuf, deadline: Instant) -> io::Result<Self> {
-        #[cfg(not(test))]
-        // In the keeper's own eyes: the very file we run, even when a newer one has taken its name.
-        let executable = PathBuf::from("/proc/self/exe");
-        #[cfg(test)]
-        let executable = tests::executable();
+        let executable = executable();
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -165,6 +161,12 @@ impl Launcher {
                 Err(TryLockError::Error(error)) => return Err(error),
             }
         }
+    }
+
+    /// For children that need no state directory: nobody waits for their keepers in another life.
+    pub(crate) fn alone() -> io::Result<Self> {
+        let lock = File::from(memfd_create(c"keepers", MFdFlags::MFD_CLOEXEC)?);
+        Ok(Self { executable: executable(), lock: Arc::new(lock) })
     }
 
     /// Starts a child with `input` as its standard input, or none.
@@ -204,6 +206,15 @@ impl Launcher {
         command.spawn()
     }
 }
+
+#[cfg(not(test))]
+fn executable() -> PathBuf {
+    // In the keeper's own eyes: the very file we run, even when a newer one has taken its name.
+    PathBuf::from("/proc/self/exe")
+}
+
+#[cfg(test)]
+use tests::executable;
 
 /// A pipe whose reading end does not block.
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {

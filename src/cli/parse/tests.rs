@@ -46,7 +46,7 @@ fn every_client_command_is_read() {
         ("queue --limit=1", Ask::Queue { limit: Some(1) }),
         ("workers", Ask::Workers),
         ("trigger x", Ask::Trigger(name())),
-        ("add a.json", Ask::Add("a.json".into())),
+        ("add a.json", Ask::Add { file: "a.json".into(), guix: vec!["guix".to_owned()] }),
         ("activate x", Ask::Activate(name())),
         ("deactivate x", Ask::Deactivate(name())),
         ("delete x", Ask::Delete(name())),

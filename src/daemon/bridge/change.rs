@@ -21,8 +21,8 @@ use crate::proto::control::{Activity, Failure, FailureKind, TokenAdd};
 use crate::spec;
 use crate::sys::clock;
 
-/// Reading the specification files may take a Guile process each.
-const RELOADING: Duration = Duration::from_secs(60);
+/// Reading the specification files may take a Guile process each, and one reading may have to end first.
+const RELOADING: Duration = Duration::from_secs(180);
 
 /// 256 bits: not to be guessed.
 const SECRET: usize = 32;
