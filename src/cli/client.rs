@@ -255,7 +255,11 @@ impl fmt::Display for Problem {
                          --state-directory"
                     ),
                     io::ErrorKind::PermissionDenied => {
-                        write!(f, "you may not use {socket}: its group and its owner's may")
+                        write!(
+                            f,
+                            "you may not use {socket}: its owner and the members of its group may, if they may pass \
+                             through the directories above it"
+                        )
                     }
                     _ => write!(f, "cannot connect to {socket}: {error}"),
                 }

@@ -73,6 +73,7 @@ pub(crate) fn spawn(threads: &Spawner, options: Options, ports: Ports) -> io::Re
 fn serve(threads: &Spawner, options: Options, open: Arc<Opener>) -> io::Result<()> {
     let listener = socket::bind(&options.socket, options.group)?;
     let group = std::fs::metadata(&options.socket)?.gid();
+    let identity = socket::identity(&options.socket)?;
     listener.set_nonblocking(true)?;
     let (inbox, requests) = bounded(INBOX);
     // Its end, when the actor ends, wakes the accepting thread.
@@ -90,8 +91,8 @@ fn serve(threads: &Spawner, options: Options, open: Arc<Opener>) -> io::Result<(
     threads.essential("bridge", move |stop| {
         let end = bridge.run(&requests, &stop);
         drop(waker);
-        // The state lock is held until all threads are gone, so this is still our socket.
-        let _ = std::fs::remove_file(&options.socket);
+        // Gone already, or somebody else's: then it is as it should be.
+        let _ = socket::remove(&options.socket, &identity);
         end
     })
 }

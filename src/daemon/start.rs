@@ -37,8 +37,17 @@ const ORDERS: usize = 8;
 #[derive(Debug)]
 pub(super) enum Error {
     Directory(PathBuf, io::Error),
-    /// Another daemon holds the lock of this state directory.
-    Taken(PathBuf, i32),
+    /// Another daemon, this process, works with what the option names.
+    Taken {
+        what: PathBuf,
+        option: &'static str,
+        pid: i32,
+    },
+    /// The job user could use the bridge.
+    JobUser {
+        user: String,
+        group: u32,
+    },
     Lock(PathBuf, io::Error),
     Specification(spec::Error),
     Repeated(String),
@@ -59,10 +68,15 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(path, _) => write!(f, "cannot use the directory {}", path.display()),
-            Self::Taken(path, pid) => write!(
+            Self::Taken { what, option, pid } => write!(
                 f,
-                "another daemon (process {pid}) runs with the state directory {}; stop it first, or choose another --state-directory",
-                path.display()
+                "another daemon (process {pid}) works with {}; stop it first, or choose another --{option}",
+                what.display()
+            ),
+            Self::JobUser { user, group } => write!(
+                f,
+                "--job-user={user} is in group {group}, whose members may use the bridge: its jobs could command the daemon; \
+                 choose a user of another group, or another --socket-group"
             ),
             Self::Lock(path, _) => write!(f, "cannot lock {}", path.display()),
             // A specification's error says everything itself.
@@ -90,7 +104,8 @@ impl std::error::Error for Error {
             | Self::Bridge(_, error) => Some(error),
             Self::Database(error) => error.source(),
             Self::Registry(error) => error.source(),
-            Self::Taken(..)
+            Self::Taken { .. }
+            | Self::JobUser { .. }
             | Self::Address(_)
             | Self::Specification(_)
             | Self::Repeated(_)
@@ -116,15 +131,13 @@ pub(super) struct Daemon {
     /// How a one-shot run ended; `None` for a daemon that stays, whose monitors have yet to begin.
     pub(super) one_shot: Option<Receiver<one_shot::Outcome>>,
     /// Released when everything has ended.
-    pub(super) lock: Lock,
+    pub(super) locks: Vec<Lock>,
 }
 
 pub(super) fn start(config: &Config) -> Result<Daemon, Error> {
+    refuse_job_user(config)?;
     create_directories(config)?;
-    let lock_file = config.state_directory.join("lock");
-    let lock = Lock::take(&lock_file)
-        .map_err(|error| Error::Lock(lock_file, error))?
-        .map_err(|pid| Error::Taken(config.state_directory.clone(), pid))?;
+    let locks = lock(config)?;
     let specifications =
         read_specifications(&config.specifications, &Guile::new(config.guix.clone()))?;
     let warnings = warnings(config);
@@ -178,6 +191,11 @@ pub(super) fn start(config: &Config) -> Result<Daemon, Error> {
         group: config.socket_group,
         max_connections: config.max_connections,
     };
+    if config.socket_group.is_some() && config.socket.starts_with(&config.state_directory) {
+        // The group must be able to come near; what else is there has modes of its own.
+        file::make_passable(&config.state_directory)
+            .map_err(|error| Error::Directory(config.state_directory.clone(), error))?;
+    }
     bridge::spawn(&spawner, options, ports)
         .map_err(|error| Error::Bridge(config.socket.clone(), error))?;
 
@@ -195,7 +213,35 @@ pub(super) fn start(config: &Config) -> Result<Daemon, Error> {
         .map_err(|e| Error::Thread("notifier", e))?;
     let reader = reload::Reader::new(&spawner, config.specifications.clone(), config.guix.clone())
         .map_err(|e| Error::Thread("specifications", e))?;
-    Ok(Daemon { threads, signals, orders, registry, reader, one_shot, lock })
+    Ok(Daemon { threads, signals, orders, registry, reader, one_shot, locks })
+}
+
+/// Takes what daemons with different state directories could share by their options, and must not.
+fn lock(config: &Config) -> Result<Vec<Lock>, Error> {
+    // Beside the file that a link leads to.
+    let mut database =
+        config.database.canonicalize().unwrap_or_else(|_| config.database.clone()).into_os_string();
+    database.push(".lock");
+    let wanted = [
+        (config.state_directory.join("lock"), &config.state_directory, "state-directory"),
+        (config.cache_directory.join("lock"), &config.cache_directory, "cache-directory"),
+        (config.log_directory.join("lock"), &config.log_directory, "log-directory"),
+        (database.into(), &config.database, "database"),
+    ];
+    let take = |(file, what, option): (PathBuf, &PathBuf, &'static str)| {
+        let taken = Lock::take(&file).map_err(|error| Error::Lock(file, error))?;
+        taken.map_err(|pid| Error::Taken { what: what.clone(), option, pid })
+    };
+    wanted.into_iter().map(take).collect()
+}
+
+fn refuse_job_user(config: &Config) -> Result<(), Error> {
+    let Some(user) = &config.job_user else { return Ok(()) };
+    let group = config.socket_group.unwrap_or_else(|| nix::unistd::getegid().as_raw());
+    if user.gid == group && user.uid != nix::unistd::geteuid().as_raw() {
+        return Err(Error::JobUser { user: user.name.clone(), group });
+    }
+    Ok(())
 }
 
 fn create_directories(config: &Config) -> Result<(), Error> {
@@ -317,7 +363,8 @@ fn facts(config: &Config, warnings: Vec<String>) -> bridge::Facts {
 /// What an operator should know about how the daemon was set up.
 fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
-    if config.job_user.is_none() {
+    let own = nix::unistd::geteuid().as_raw();
+    if config.job_user.as_ref().is_none_or(|user| user.uid == own) {
         warnings.push(
             "evaluators and builds run as the daemon's own user, so pushed code can do whatever the daemon can; \
              --job-user=USER runs them as another"

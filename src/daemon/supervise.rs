@@ -155,7 +155,7 @@ fn reload(registry: &registry::Handle, found: Found) -> Result<(), Refusal> {
 
 /// Ends everything: no new work, children killed, books closed, socket removed.
 fn stop(daemon: Daemon, reason: Reason) -> ExitCode {
-    let Daemon { threads, signals, orders, registry, reader, one_shot, lock } = daemon;
+    let Daemon { threads, signals, orders, registry, reader, one_shot, locks } = daemon;
     let grace = match reason {
         Reason::Asked | Reason::OneShot(_) => GRACE,
         Reason::Broken => FAILURE_GRACE,
@@ -170,7 +170,7 @@ fn stop(daemon: Daemon, reason: Reason) -> ExitCode {
     if !all_gone {
         log::error!(target: "supervisor", "still busy after {} s: {}", grace.as_secs(), running().join(", "));
     }
-    drop(lock);
+    drop(locks);
     match reason {
         Reason::Broken => ExitCode::from(BROKEN),
         Reason::Asked | Reason::OneShot(Outcome::Succeeded) if all_gone => ExitCode::SUCCESS,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::builds::{self, Changes};
-use super::{Error, Tx, convert};
+use super::{Error, Tx, convert, jobsets};
 use crate::model::evaluation::{Checkout, Counts, Ending, Evaluation, EvaluationId};
 use crate::model::event::What;
 use crate::model::spec::JobsetName;
@@ -79,11 +79,7 @@ pub(crate) fn end(
     let Some(jobset) = jobset else { return Ok(Changes::default()) };
     tx.emit(What::EvaluationEnded, Some(&jobset), Some(id), None, Some(status.word()))?;
     match ending {
-        Ending::Succeeded | Ending::Failed(_) => {
-            tx.conn
-                .prepare_cached("UPDATE jobsets SET error = ?2 WHERE name = ?1")?
-                .execute(params![jobset, error])?;
-        }
+        Ending::Succeeded | Ending::Failed(_) => jobsets::set_error(tx, &jobset, error)?,
         Ending::Canceled => return builds::cancel_evaluation(tx, id),
         Ending::Interrupted => {}
     }

@@ -82,22 +82,37 @@ pub(crate) fn checked(
     name: &JobsetName,
     error: Option<&str>,
 ) -> Result<(), Error> {
-    let changed = match error {
-        Some(error) => tx
-            .conn
-            .prepare_cached("UPDATE jobsets SET error = ?2 WHERE name = ?1")?
-            .execute(params![name, error])?,
-        None => tx
+    let Some(why) = error else {
+        tx.conn
+            .prepare_cached("UPDATE jobsets SET last_checked = ?2 WHERE name = ?1")?
+            .execute(params![name, tx.now])?;
+        let failed: Option<Option<String>> = tx
             .conn
             .prepare_cached(
-                "UPDATE jobsets SET last_checked = ?2, error =
-                     (SELECT CASE e.status WHEN 1 THEN e.error END FROM evaluations e
-                      WHERE e.jobset = ?1 AND e.status >= 0 ORDER BY e.id DESC LIMIT 1)
-                 WHERE name = ?1",
+                "SELECT CASE e.status WHEN 1 THEN e.error END FROM evaluations e
+                 WHERE e.jobset = ?1 AND e.status >= 0 ORDER BY e.id DESC LIMIT 1",
             )?
-            .execute(params![name, tx.now])?,
+            .query_row([name], |row| row.get(0))
+            .optional()?;
+        return set_error(tx, name, failed.flatten().as_deref());
     };
-    if changed == 1 { Ok(()) } else { Err(not_found(name)) }
+    set_error(tx, name, Some(why))
+}
+
+/// Why the last fetch or evaluation did not work; subscribers hear of a change.
+pub(super) fn set_error(
+    tx: &mut Tx<'_>,
+    name: &JobsetName,
+    error: Option<&str>,
+) -> Result<(), Error> {
+    let before = get(tx.conn, name)?.ok_or_else(|| not_found(name))?.error;
+    if before.as_deref() == error {
+        return Ok(());
+    }
+    tx.conn
+        .prepare_cached("UPDATE jobsets SET error = ?2 WHERE name = ?1")?
+        .execute(params![name, error])?;
+    tx.emit(What::JobsetChanged, Some(name), None, None, None)
 }
 
 pub(crate) fn get(conn: &Connection, name: &JobsetName) -> Result<Option<Jobset>, Error> {

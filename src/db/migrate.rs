@@ -34,11 +34,16 @@ const MODE: u32 = 0o640;
 /// Opens or creates the file for the writer and migrates it.
 pub(crate) fn open(path: &Path) -> Result<Connection, Error> {
     let open = || {
-        create(path).map_err(|error| Error::Io(path.to_owned(), error))?;
+        let io = |error| Error::Io(path.to_owned(), error);
+        let existed = !create(path).map_err(io)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut conn = Connection::open_with_flags(path, flags)?;
         conn.busy_timeout(BUSY_OPENING)?;
         refuse_newer(version(&conn)?, MIGRATIONS)?;
+        if existed {
+            refuse_foreign(&conn)?;
+            close_to_others(path).map_err(io)?;
+        }
         let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         if mode != "wal" {
             return Err(Error::Corrupt("the file cannot be put into WAL mode"));
@@ -80,20 +85,52 @@ pub(crate) fn memory() -> Connection {
     conn
 }
 
-/// Creates the file if it is missing, and sets the mode, which its -wal and -shm inherit.
-fn create(path: &Path) -> io::Result<()> {
+/// Creates the file if it is missing; whether it was. Its -wal and -shm inherit the mode.
+fn create(path: &Path) -> io::Result<bool> {
     let found = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path);
     match found {
         // Once more, because the umask may have taken bits away.
-        Ok(file) => file.set_permissions(Permissions::from_mode(MODE)),
+        Ok(file) => file.set_permissions(Permissions::from_mode(MODE)).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if fs::metadata(path)?.permissions().mode() & 0o777 == MODE {
-                return Ok(());
+            // A link may lead to it.
+            if fs::metadata(path)?.is_file() {
+                Ok(false)
+            } else {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
             }
-            fs::set_permissions(path, Permissions::from_mode(MODE))
         }
         Err(error) => Err(error),
     }
+}
+
+/// Somebody else's file must stay as it is: an empty one, or one with a table that only ours have, is not theirs.
+fn refuse_foreign(conn: &Connection) -> Result<(), Error> {
+    let (tables, ours): (i64, bool) = conn.query_row(
+        "SELECT count(*), coalesce(max(name = 'process_builds'), 0) FROM sqlite_schema",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    if (version(conn)? > 0 || tables > 0) && !ours {
+        return Err(Error::Corrupt("it is the database of another program"));
+    }
+    Ok(())
+}
+
+/// Gives a file that was found, and what belongs to it, the mode of one that is created.
+fn close_to_others(path: &Path) -> io::Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        match fs::metadata(&file) {
+            Ok(metadata) if metadata.permissions().mode() & 0o777 != MODE => {
+                fs::set_permissions(&file, Permissions::from_mode(MODE))?;
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn prepare(conn: &Connection) -> Result<(), Error> {
@@ -183,6 +220,33 @@ mod tests {
         let reader = open_reader(&path).unwrap();
         assert!(reader.execute("DELETE FROM settings", []).is_err());
         open(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let theirs = directory.path().join("theirs.db");
+        Connection::open(&theirs).unwrap().execute_batch("CREATE TABLE x (y)").unwrap();
+        let text = directory.path().join("text");
+        fs::write(&text, "precious\n".repeat(1000)).unwrap();
+        for path in [&theirs, &text] {
+            fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+            let before = fs::read(path).unwrap();
+            assert!(open(path).is_err());
+            assert_eq!((mode(path), fs::read(path).unwrap()), (0o644, before));
+        }
+        let inside = directory.path().join("directory");
+        fs::create_dir(&inside).unwrap();
+        fs::set_permissions(&inside, Permissions::from_mode(0o755)).unwrap();
+        assert!(open(&inside).is_err());
+        assert_eq!(mode(&inside), 0o755);
+        // One of ours that was copied with other modes is put right.
+        let ours = directory.path().join("ours.db");
+        drop(open(&ours).unwrap());
+        fs::set_permissions(&ours, Permissions::from_mode(0o666)).unwrap();
+        drop(open(&ours).unwrap());
+        assert_eq!(mode(&ours), MODE);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Unix sockets: binding under the lock, modes, peers' credentials.
 
 use std::fs::{self, Permissions};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
@@ -14,6 +15,8 @@ use super::file;
 
 /// Whoever may write may talk to us; the peer's credentials are looked at besides.
 const SOCKET_MODE: u32 = 0o660;
+/// How long somebody who listens may take to show it: a busy daemon answers within this.
+const ANSWER: Duration = Duration::from_secs(3);
 /// Room for supplementary groups at first: more than most users have.
 const GROUPS: usize = 32;
 /// The kernel's own limit.
@@ -33,7 +36,12 @@ pub(crate) fn bind(path: &Path, group: Option<u32>) -> io::Result<UnixListener> 
         }
     }
     match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.file_type().is_socket() => fs::remove_file(path)?,
+        Ok(metadata) if metadata.file_type().is_socket() => {
+            if is_served(path)? {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            fs::remove_file(path)?;
+        }
         Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -44,6 +52,34 @@ pub(crate) fn bind(path: &Path, group: Option<u32>) -> io::Result<UnixListener> 
     }
     fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
     Ok(listener)
+}
+
+/// Whether somebody answers there. A daemon with another state directory may have been given the same socket.
+fn is_served(path: &Path) -> io::Result<bool> {
+    let mut stream = match UnixStream::connect(path) {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    // A child of a daemon that was killed, on its way to its own program, may hold the listening end a moment longer:
+    // then the connection ends without an answer.
+    stream.set_read_timeout(Some(ANSWER))?;
+    let answer = stream.write_all(b"version\n").and_then(|()| stream.read(&mut [0]));
+    Ok(answer.map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |length| length > 0))
+}
+
+/// What tells a socket from another one that took its name: a number alone may be given again.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Identity(u64, Option<SystemTime>);
+
+pub(crate) fn identity(path: &Path) -> io::Result<Identity> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok(Identity(metadata.ino(), metadata.created().ok()))
+}
+
+/// Removes the socket that `bind` made, unless another one has taken its place.
+pub(crate) fn remove(path: &Path, own: &Identity) -> io::Result<()> {
+    if identity(path)? == *own { fs::remove_file(path) } else { Ok(()) }
 }
 
 /// Who is at the other end: as of its `connect`, whatever it became since.
@@ -107,6 +143,15 @@ mod tests {
         drop(listener.accept().unwrap());
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o660, 0o750));
+        let first = identity(&path).unwrap();
+        // Nobody accepts: whoever listens is taken for one that is busy.
+        assert_eq!(bind(&path, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        let _listener = bind(&path, None).unwrap();
+        remove(&path, &first).unwrap();
+        assert!(path.exists(), "another one has taken its place");
+        remove(&path, &identity(&path).unwrap()).unwrap();
+        assert!(!path.exists());
         let file = directory.path().join("file");
         fs::write(&file, "precious").unwrap();
         assert_eq!(bind(&file, None).unwrap_err().kind(), io::ErrorKind::AlreadyExists);

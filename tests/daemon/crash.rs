@@ -177,11 +177,43 @@ fn a_build_that_kills_the_daemon_is_aborted_at_the_third_death() {
 }
 
 #[test]
+fn a_job_user_who_could_use_the_bridge_is_refused() {
+    let mut daemon = Daemon::prepare(&["--job-user=nobody", "--socket-group=nogroup"]);
+    daemon.launch();
+    assert_eq!(daemon.wait().code(), Some(1));
+    assert!(daemon.log().contains("--job-user=nobody is in group"), "{}", daemon.log());
+}
+
+#[test]
+fn two_sigterms_at_once_are_one_wish() {
+    // So `timeout` does: to its child, then to the group that the child is in.
+    let mut daemon = Daemon::start(&[]);
+    daemon.signal("TERM");
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.log());
+    assert!(!daemon.socket().exists());
+}
+
+#[test]
 fn a_second_daemon_is_refused() {
     let mut daemon = Daemon::start(&[]);
     let mut second = Daemon::prepare_in(daemon.state(), &[]);
     second.launch();
     assert_eq!(second.wait().code(), Some(1));
+    // Nor may one with a state directory of its own work with another part of this one.
+    for (option, part) in [
+        ("database", "gorget.db"),
+        ("cache-directory", "cache"),
+        ("log-directory", "log"),
+        ("socket", "run/bridge"),
+    ] {
+        let shared = format!("--{option}={}", daemon.state().join(part).display());
+        let mut other = Daemon::prepare(&[&shared]);
+        other.launch();
+        assert_eq!(other.wait().code(), Some(1), "{option}");
+        let said = if option == "socket" { "cannot listen on" } else { "another daemon (process" };
+        assert!(other.log().contains(said), "{}", other.log());
+    }
     assert_eq!(daemon.ask("version").len(), 1);
 }
 
