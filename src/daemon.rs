@@ -22,6 +22,7 @@ use std::time::Duration;
 use crate::actor;
 use crate::model::error::chain;
 use crate::store::Dialect;
+use crate::sys::descriptors;
 use crate::sys::process::User;
 
 /// Which backends are opened, besides that for processes.
@@ -95,6 +96,9 @@ pub(crate) struct Mastodon {
 /// Runs the daemon to its end; the log says why it ended badly.
 pub(crate) fn run(config: &Config) -> ExitCode {
     log_panics();
+    if let Err(error) = descriptors::raise() {
+        log::warn!(target: "supervisor", "cannot raise the limit on descriptors: {error}");
+    }
     match start::start(config) {
         Ok(daemon) => {
             log::info!(target: "supervisor", "running; the bridge is at {}", config.socket.display());

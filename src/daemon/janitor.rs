@@ -38,6 +38,9 @@ const ENTRIES: usize = 500;
 /// Trees removed in one round: each may hold tens of thousands of files.
 const TREES: usize = 2;
 
+/// Trees that cannot be removed, of which there are few; beyond this all are tried again, and told.
+const GIVEN_UP: usize = 1000;
+
 /// How long a write may take; a full disk must not hold the janitor up when the daemon stops.
 const WRITING: Duration = Duration::from_secs(5);
 
@@ -101,8 +104,14 @@ pub(crate) fn spawn(
 ) -> io::Result<()> {
     threads.essential("janitor", move |stop| {
         let chores = Chores::new(clock::now(), settings.build_expiry, settings.history_expiry);
-        let mut janitor =
-            Janitor { settings, database, builder, reader: None, progress: Progress::default() };
+        let mut janitor = Janitor {
+            settings,
+            database,
+            builder,
+            reader: None,
+            progress: Progress::default(),
+            given_up: HashSet::new(),
+        };
         run(chores, &mut janitor, &stop)
     })
 }
@@ -144,6 +153,8 @@ struct Janitor {
     builder: builder::Handle,
     reader: Option<Reader>,
     progress: Progress,
+    /// What was set aside and cannot be removed, in this life.
+    given_up: HashSet<PathBuf>,
 }
 
 impl Janitor {
@@ -153,7 +164,14 @@ impl Janitor {
             Chore::Sweep => self.sweep(),
             Chore::Stale => {
                 let stale = self.settings.cache_directory.join("stale");
-                files::remove_some(&stale, TREES).map_err(|error| Error::Files(stale, error))
+                if self.given_up.len() >= GIVEN_UP {
+                    self.given_up.clear();
+                }
+                let tell = |path: &Path, error| {
+                    log::warn!(target: "janitor", "cannot remove {}: {error}", path.display());
+                };
+                files::remove_some(&stale, TREES, &mut self.given_up, tell)
+                    .map_err(|error| Error::Files(stale, error))
             }
             Chore::Logs => self.logs(),
             Chore::Checkouts => self.checkouts(),
@@ -261,18 +279,20 @@ impl Janitor {
         Ok(true)
     }
 
-    /// Mirrors of URLs that no jobset has, and cache directories of jobsets that are gone.
+    /// Mirrors that no jobset has as a channel and that no look has used for long, as a submodule's, and cache
+    /// directories of jobsets that are gone.
     fn caches(&mut self) -> Result<bool, Error> {
         let cache = &self.settings.cache_directory;
         let mirrors = files::some_of(&mut self.progress.mirrors, &cache.join("git"), ENTRIES)?;
         let homes = files::some_of(&mut self.progress.homes, &cache.join("jobsets"), ENTRIES)?;
         let more = mirrors.is_some() || homes.is_some();
-        let before = clock::wall().before(CHECKOUT_REST);
-        let old = |paths: Option<Vec<PathBuf>>| {
+        let old = |paths: Option<Vec<PathBuf>>, rest: Duration| {
+            let before = clock::wall().before(rest);
             let paths = paths.into_iter().flatten();
             paths.filter(|path| files::is_older(path, before)).collect::<Vec<_>>()
         };
-        let (mirrors, homes) = (old(mirrors), old(homes));
+        let mirrors = old(mirrors, self.settings.ttl.max(CHECKOUT_REST));
+        let homes = old(homes, CHECKOUT_REST);
         if mirrors.is_empty() && homes.is_empty() {
             return Ok(more);
         }
@@ -306,7 +326,7 @@ impl Janitor {
         let builds = self
             .write("expire products", move |tx| db::maintenance::expire_products(tx, ttl, ROWS))?;
         for id in &builds {
-            self.remove_products(*id)?;
+            self.remove_left(*id)?;
         }
         Ok(builds.len() >= ROWS)
     }
@@ -359,13 +379,14 @@ impl Janitor {
         let removed =
             self.write("remove orphans", |tx| db::maintenance::remove_orphans(tx, ROWS))?;
         for id in &removed {
-            self.remove_products(*id)?;
+            self.remove_left(*id)?;
             remove_file(&self.settings.log_directory.join("builds").join(format!("{id}.gz")));
         }
         Ok(removed.len() >= ROWS)
     }
 
-    /// Products of builds the books do not know: left by a crash between a removal there and here.
+    /// Products that the books know nothing of: left by a crash between a removal there and here, or by a build that was
+    /// killed.
     fn strays(&mut self) -> Result<bool, Error> {
         let directory = self.settings.products.clone();
         let Some(entries) = files::some_of(&mut self.progress.products, &directory, ENTRIES)?
@@ -375,18 +396,26 @@ impl Janitor {
         for path in entries {
             let id = path.file_name().and_then(|name| name.to_str()).and_then(|n| n.parse().ok());
             let Some(id) = id else { continue };
-            if db::builds::get(self.reader()?, BuildId(id))?.is_none() {
-                log::warn!(target: "janitor", "products of build {id}, which is not in the books, removed");
-                self.remove_products(BuildId(id))?;
+            if self.remove_left(BuildId(id))? {
+                log::info!(target: "janitor", "what build {id} had left, and the books do not have, removed");
             }
         }
         Ok(true)
     }
 
-    fn remove_products(&self, id: BuildId) -> Result<(), Error> {
+    /// Removes the products of a build that has none by the books; whether it had. It may be made again meanwhile. What
+    /// cannot be removed is tried again with the strays.
+    fn remove_left(&mut self, id: BuildId) -> Result<bool, Error> {
         let path = self.settings.products.join(id.to_string());
+        if !db::maintenance::has_nothing(self.reader()?, id)? {
+            return Ok(false);
+        }
         let stale = self.settings.cache_directory.join("stale");
-        files::set_aside(&path, &stale).map_err(|error| Error::Files(path, error))
+        if let Err(error) = files::set_aside(&path, &stale) {
+            log::warn!(target: "janitor", "cannot remove {}: {error}", path.display());
+            return Ok(false);
+        }
+        Ok(true)
     }
 }
 

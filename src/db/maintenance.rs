@@ -218,6 +218,17 @@ pub(crate) fn expire_products(
     Ok(ids)
 }
 
+/// Whether the books know of nothing that a build has left: it is over, or not theirs.
+pub(crate) fn has_nothing(conn: &Connection, id: BuildId) -> Result<bool, Error> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT NOT EXISTS (SELECT 1 FROM builds b WHERE b.id = ?1 AND (b.status < 0
+                 OR EXISTS (SELECT 1 FROM outputs o WHERE o.build = b.id)
+                 OR EXISTS (SELECT 1 FROM products p WHERE p.build = b.id)))",
+        )?
+        .query_row([id], |row| row.get(0))?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

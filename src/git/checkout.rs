@@ -10,7 +10,6 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
 
 use git2::{Oid, Repository, Tree};
 
@@ -21,7 +20,6 @@ use super::trouble::Trouble;
 use super::url::{self, Url};
 use super::{Error, Resolved};
 use crate::model::spec::Reference;
-use crate::sys::clock;
 
 /// Submodules in submodules: more are a loop that new commits keep alive, or an attack.
 const SUBMODULES: usize = 8;
@@ -52,7 +50,9 @@ pub(super) fn shared(
         directory: directory.clone(),
     };
     if directory.is_dir() {
-        touch(&directory)?;
+        let opened = File::open(&directory);
+        let opened = opened.map_err(|error| Trouble::File("open", directory.clone(), error))?;
+        mirror::touch(&opened, &directory)?;
         return Ok(done);
     }
     create(checkouts)?;
@@ -68,15 +68,6 @@ pub(super) fn shared(
     }
     fs::rename(&aside, &directory).map_err(|error| Trouble::File("rename", aside, error))?;
     Ok(done)
-}
-
-/// Tells the janitor that the checkout is in use.
-fn touch(directory: &Path) -> Result<(), Trouble> {
-    let seconds = u64::try_from(clock::wall().0).unwrap_or(0);
-    let now = UNIX_EPOCH + Duration::from_secs(seconds);
-    File::open(directory)
-        .and_then(|file| file.set_modified(now))
-        .map_err(|error| Trouble::File("touch", directory.to_owned(), error))
 }
 
 fn tree(repository: &Repository, commit: Oid) -> Result<Tree<'_>, Trouble> {

@@ -7,7 +7,7 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use git2::{ErrorCode, ObjectType, Oid, Repository, RepositoryInitOptions};
 
@@ -41,6 +41,7 @@ pub(super) fn look(
     let Ok(repository) = Repository::open_bare(&path) else {
         return replace(session, url, references, &lock);
     };
+    touch(&File::open(&path).map_err(|error| Trouble::File("open", path.clone(), error))?, &path)?;
     match resolve(session, url, &repository, references) {
         Ok(commits) if commits.iter().any(is_broken) => replace(session, url, references, &lock),
         Err(trouble) if trouble.is_corruption() => replace(session, url, references, &lock),
@@ -148,7 +149,10 @@ fn lock(session: &Session, url: &Url) -> Result<File, Trouble> {
     let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => {
+                touch(&file, &path)?;
+                return Ok(file);
+            }
             Err(TryLockError::WouldBlock) => {
                 session.tick();
                 // Bounded by the parent, which ends a look that takes too long in all.
@@ -157,6 +161,13 @@ fn lock(session: &Session, url: &Url) -> Result<File, Trouble> {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
     }
+}
+
+/// Tells the janitor that something of ours is in use.
+pub(super) fn touch(file: &File, path: &Path) -> Result<(), Trouble> {
+    let seconds = u64::try_from(clock::wall().0).unwrap_or(0);
+    let now = UNIX_EPOCH + Duration::from_secs(seconds);
+    file.set_modified(now).map_err(|error| Trouble::File("touch", path.to_owned(), error))
 }
 
 /// Creates a directory of ours and its parents.

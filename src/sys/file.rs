@@ -14,8 +14,8 @@ use super::process::User;
 
 /// The mode of our own directories: the group may look.
 const DIRECTORY_MODE: u32 = 0o750;
-/// How deep a tree that a job left may be: each level costs a descriptor while it is walked, of the 1024 that a process
-/// usually has.
+/// How deep a tree that a job left may be: each level costs a descriptor while it is walked, in as many threads as there
+/// are slots.
 const MAX_DEPTH: usize = 128;
 
 /// Creates `path` and its parents with mode 0750 where they are missing.
@@ -52,11 +52,15 @@ pub(crate) fn make_passable(path: &Path) -> io::Result<()> {
 /// Copies a tree (directories, files with their modes, symbolic links), owned by `user` if given. `to` must not exist.
 /// Its owner may write everywhere in the copy. Other kinds of file, sockets say, are left out.
 pub(crate) fn copy_tree(from: &Path, to: &Path, user: Option<&User>) -> io::Result<()> {
+    let give = |path: &Path| match user {
+        Some(user) => lchown(path, Some(user.uid), Some(user.gid)),
+        None => Ok(()),
+    };
+    let top = to;
     // A stack of our own: a tree may be deeper than ours.
     let mut directories = vec![(from.to_owned(), to.to_owned())];
     while let Some((from, to)) = directories.pop() {
         let mode = fs::metadata(&from)?.permissions().mode();
-        // Ours alone until it is complete: whoever it is given to could put links in our way.
         DirBuilder::new().mode(0o700).create(&to)?;
         for entry in fs::read_dir(&from)? {
             let entry = entry?;
@@ -76,10 +80,17 @@ pub(crate) fn copy_tree(from: &Path, to: &Path, user: Option<&User>) -> io::Resu
             } else {
                 continue;
             }
+            give(&to)?;
         }
-        fs::set_permissions(&to, Permissions::from_mode(mode & 0o777 | 0o700))?;
+        // The top is ours alone until the tree is complete: whoever it is given to could put links in our way.
+        if to != top {
+            fs::set_permissions(&to, Permissions::from_mode(mode & 0o777 | 0o700))?;
+            give(&to)?;
+        }
     }
-    user.map_or(Ok(()), |user| chown_tree(to, user))
+    let mode = fs::metadata(from)?.permissions().mode();
+    fs::set_permissions(top, Permissions::from_mode(mode & 0o777 | 0o700))?;
+    give(top)
 }
 
 /// Gives a whole tree to `user`, never following links.
@@ -163,29 +174,36 @@ fn empty(top: &File, directory: &File, depth: usize) -> io::Result<()> {
         }
         result => result?,
     };
-    for (number, entry) in entries.enumerate() {
-        let entry = entry?;
-        let path = entry.path();
-        let remove = || {
-            if !entry.file_type()?.is_dir() {
-                return fs::remove_file(&path);
-            }
-            let child = open_directory(&path)?;
-            if depth == 0 {
-                return bring_up(&child, &path, top, number);
-            }
-            empty(top, &child, depth - 1)?;
-            fs::remove_dir(&path)
-        };
+    let remove = |remove: &dyn Fn() -> io::Result<()>| {
         let mut removed = remove();
         if removed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
             fs::set_permissions(inside(directory), Permissions::from_mode(0o700))?;
             removed = remove();
         }
         match removed {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => result?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
         }
+    };
+    // Directories last, when this one is no longer being read: that takes a descriptor, too.
+    let mut directories = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            directories.push(entry.path());
+        } else {
+            remove(&|| fs::remove_file(entry.path()))?;
+        }
+    }
+    for (number, path) in directories.iter().enumerate() {
+        remove(&|| {
+            let child = open_directory(path)?;
+            if depth == 0 {
+                return bring_up(&child, path, top, number);
+            }
+            empty(top, &child, depth - 1)?;
+            fs::remove_dir(path)
+        })?;
     }
     Ok(())
 }
@@ -232,19 +250,22 @@ fn walk(
             "a tree of directories is too deep",
         ));
     }
+    let present = |result: io::Result<()>| match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    };
+    // Down into directories when this one is no longer being read: that takes a descriptor, too.
+    let mut directories = Vec::new();
     for entry in fs::read_dir(inside(directory))? {
         let entry = entry?;
-        let mut each = || -> io::Result<()> {
-            visit(&entry.path())?;
-            if entry.file_type()?.is_dir() {
-                walk(&open_directory(&entry.path())?, depth - 1, visit)?;
-            }
-            Ok(())
-        };
-        match each() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => result?,
+        if entry.file_type()?.is_dir() {
+            directories.push(entry.path());
         }
+        present(visit(&entry.path()))?;
+    }
+    for path in directories {
+        let below = open_directory(&path).and_then(|below| walk(&below, depth - 1, visit));
+        present(below)?;
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{clock, poll};
+use super::{clock, descriptors, poll};
 pub(crate) use child::{Child, Killer};
 use message::Order;
 
@@ -199,6 +199,7 @@ impl Launcher {
         command
             .arg0("gorget")
             .arg(KEEPER)
+            .args(descriptors::usual().map(|usual| usual.to_string()))
             .env_clear()
             .process_group(0)
             .stdin(Stdio::from(OwnedFd::from(control)))

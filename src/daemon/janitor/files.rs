@@ -1,5 +1,6 @@
 //! The janitor's hands on the disk: bounded walks, ages, things set aside and removed later.
 
+use std::collections::HashSet;
 use std::fs::{self, ReadDir};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -79,19 +80,35 @@ pub(super) fn set_aside(path: &Path, stale: &Path) -> io::Result<()> {
     Err(io::Error::from(io::ErrorKind::AlreadyExists))
 }
 
-/// Removes at most `limit` of what is in `directory`; true if there may be more.
-pub(super) fn remove_some(directory: &Path, limit: usize) -> io::Result<bool> {
+/// Removes at most `limit` of what is in `directory`; true if there may be more. What cannot be removed is told, and not
+/// tried again while it is in `given_up`.
+pub(super) fn remove_some(
+    directory: &Path,
+    limit: usize,
+    given_up: &mut HashSet<PathBuf>,
+    mut tell: impl FnMut(&Path, io::Error),
+) -> io::Result<bool> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    let mut removed = 0;
-    for entry in entries.take(limit) {
-        file::remove_tree(&entry?.path())?;
-        removed += 1;
+    let mut tried = 0;
+    for entry in entries {
+        let path = entry?.path();
+        if given_up.contains(&path) {
+            continue;
+        }
+        if tried == limit {
+            return Ok(true);
+        }
+        tried += 1;
+        if let Err(error) = file::remove_tree(&path) {
+            tell(&path, error);
+            given_up.insert(path);
+        }
     }
-    Ok(removed == limit)
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -152,8 +169,35 @@ mod tests {
         }
         set_aside(&directory.path().join("builds"), &stale).unwrap();
         assert_eq!(fs::read_dir(&stale).unwrap().count(), 3);
-        assert!(remove_some(&stale, 2).unwrap());
-        assert!(!remove_some(&stale, 2).unwrap());
+        let mut given_up = HashSet::new();
+        let mut some = || {
+            remove_some(&stale, 2, &mut given_up, |path, error| panic!("{path:?}: {error}"))
+                .unwrap()
+        };
+        assert!(some());
+        assert!(!some());
         assert_eq!(fs::read_dir(&stale).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_told_once_and_keeps_nothing_else() {
+        if !nix::unistd::geteuid().is_root() {
+            return; // Only root can mount.
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let names = ["a", "b", "c"].map(|name| directory.path().join(name));
+        let mounted = names[1].join("mounted");
+        names.iter().for_each(|path| fs::create_dir(path).unwrap());
+        fs::create_dir(&mounted).unwrap();
+        let (none, flags) = (None::<&str>, nix::mount::MsFlags::empty());
+        nix::mount::mount(none, &mounted, Some("tmpfs"), flags, none).unwrap();
+        let (mut given_up, mut told) = (HashSet::new(), vec![]);
+        for _ in 0..2 {
+            let mut tell = |path: &Path, _| told.push(path.to_owned());
+            while remove_some(directory.path(), 1, &mut given_up, &mut tell).unwrap() {}
+        }
+        nix::mount::umount(&mounted).unwrap();
+        assert_eq!(told, [names[1].clone()]);
+        assert!(!names[0].exists() && names[1].exists() && !names[2].exists());
     }
 }

@@ -36,6 +36,7 @@ impl Bench {
             builder: builder::Handle::unattended(),
             reader: None,
             progress: Progress::default(),
+            given_up: HashSet::new(),
         };
         Self { janitor, place, _threads: threads }
     }
@@ -79,10 +80,11 @@ fn caches_of_what_is_gone_are_removed() {
         bench.old(&(mirror("https://example.org/gone.git") + ".lock")),
         bench.old("jobsets/gone"),
     ];
-    let young = bench.place.path().join("cache/jobsets/young");
-    fs::create_dir_all(&young).unwrap();
+    let young = ["jobsets/young".to_owned(), mirror("https://example.org/submodule.git")]
+        .map(|name| bench.place.path().join("cache").join(name));
+    young.iter().for_each(|path| fs::create_dir_all(path).unwrap());
     bench.perform(Chore::Caches);
-    assert!(kept.iter().chain([&young]).all(|path| path.is_dir()));
+    assert!(kept.iter().chain(&young).all(|path| path.is_dir()));
     assert!(gone.iter().all(|path| !path.exists()));
     bench.perform(Chore::Stale);
     assert_eq!(fs::read_dir(bench.place.path().join("cache/stale")).unwrap().count(), 0);
@@ -123,6 +125,35 @@ fn products_without_a_build_are_removed_and_links_not_followed() {
     bench.perform(Chore::Strays);
     bench.perform(Chore::Stale);
     assert!(!products.join("7").exists() && outside.join("precious").exists());
+}
+
+#[test]
+fn products_that_the_books_do_not_have_are_removed() {
+    let mut bench = Bench::new();
+    bench.jobset("here", "/srv/here");
+    let products = bench.place.path().join("products");
+    let left = |id: i64| fs::create_dir_all(products.join(id.to_string())).unwrap();
+    (1..=4).for_each(left);
+    bench
+        .janitor
+        .write("builds", |tx| {
+            for (id, status, output) in [(1, 0, true), (2, 1, false), (3, -1, false), (4, 0, false)] {
+                tx.conn.execute(
+                    "INSERT INTO builds (id, derivation, evaluation, jobset, job, system, kind, nix_name, status,
+                         priority, timeout, max_silent, timestamp, queued)
+                     VALUES (?1, ?1, 1, 'here', ?1, 's', 0, 'n', ?2, 9, 0, 0, 1, 1)",
+                    (id, status),
+                )?;
+                if output {
+                    tx.conn.execute("INSERT INTO outputs VALUES (?1, 'out', '/x')", [id])?;
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    bench.perform(Chore::Strays);
+    let there = [1, 2, 3, 4].map(|id: i64| products.join(id.to_string()).exists());
+    assert_eq!(there, [true, false, true, false]);
 }
 
 #[test]

@@ -24,7 +24,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 use super::message::{self, Order, Report};
 use super::program::{Prepared, Streams};
 use super::{Exit, How, KILL_PATIENCE, descendants};
-use crate::sys::{clock, poll};
+use crate::sys::{clock, descriptors, poll};
 
 /// How long to wait for the killed before the next round, at first: a round is a scan of `/proc`, and most deaths take
 /// less than this.
@@ -44,6 +44,9 @@ pub(super) fn run(git: fn() -> i32) -> ExitCode {
 
 /// An error means that there is no child, and that the daemon will see our end.
 fn keep(git: fn() -> i32) -> io::Result<()> {
+    if let Some(usual) = std::env::args().nth(2).and_then(|usual| usual.parse().ok()) {
+        descriptors::restore(usual)?;
+    }
     // Whatever the daemon's own starter left open is not for its children.
     // SAFETY: nothing in this process knows of a descriptor above 2.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
