@@ -31,6 +31,9 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == crate::evaluate::nix::DRIVER) {
         return crate::evaluate::nix::main(std::env::args_os().skip(2));
     }
+    if std::env::args_os().nth(1).is_some_and(|word| word == crate::evaluate::guix::DRIVER) {
+        return crate::evaluate::guix::main(std::env::args_os().skip(2));
+    }
     match parse::parse(std::env::args_os().skip(1)) {
         Ok(action) => perform(action),
         Err(usage) => {

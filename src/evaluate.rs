@@ -5,6 +5,7 @@
 
 pub(crate) mod command;
 mod cycles;
+pub(crate) mod guix;
 mod identity;
 pub(crate) mod inputs;
 pub(crate) mod line;
@@ -31,13 +32,13 @@ pub(crate) struct Evaluation<'a> {
     pub(crate) user: Option<&'a User>,
     /// Bytes of address space.
     pub(crate) memory: Option<u64>,
+    /// For the evaluator of that name alone.
+    pub(crate) guix: &'a guix::Tools,
 }
 
 /// Why an evaluator does not run.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// Evaluators of this kind are not part of this binary.
-    NotBuiltIn(&'static str),
     /// A file or directory it works in could not be made.
     Prepare(PathBuf, io::Error),
     Start(io::Error),
@@ -46,7 +47,6 @@ pub(crate) enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotBuiltIn(word) => write!(f, "the {word} evaluator is not built in yet"),
             Self::Prepare(path, _) => write!(f, "cannot prepare {}", path.display()),
             Self::Start(_) => f.write_str("cannot start a process"),
         }
@@ -56,7 +56,6 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotBuiltIn(_) => None,
             Self::Prepare(_, error) | Self::Start(error) => Some(error),
         }
     }
@@ -71,9 +70,7 @@ pub(crate) fn start(
     let launch = match &evaluation.specification.evaluator {
         Evaluator::Command(words) => command::launch(words, evaluation, place),
         Evaluator::Nix(subset) => nix::launch(subset, evaluation, place),
-        evaluator @ Evaluator::Guix(_) => {
-            return Err(Error::NotBuiltIn(evaluator.word()));
-        }
+        Evaluator::Guix(subset) => guix::launch(subset, evaluation, place)?,
     };
     launcher.start(launch, None).map_err(Error::Start)
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::given::Given;
 use super::print;
 use super::usage::Usage;
-use crate::evaluate::{Evaluation, once};
+use crate::evaluate::{Evaluation, guix, once};
 use crate::git::{self, Look, Places};
 use crate::model::error::chain;
 use crate::model::evaluation::{Checkout, Ending};
@@ -119,7 +119,14 @@ fn try_run(options: &Options) -> Result<(), Error> {
         .iter()
         .map(|channel| fetch(&launcher, &directory.0, channel, options.fetch_timeout))
         .collect::<Result<Vec<_>, _>>()?;
-    evaluate(&launcher, &directory.0, &specification, &checkouts)
+    let mirror =
+        |channel: &Channel| directory.0.join("cache/git").join(git::mirror_name(&channel.url));
+    let guix = guix::Tools {
+        command: options.guix.clone(),
+        mirrors: specification.channels.iter().map(mirror).collect(),
+        lent: guix::lent_directory(&directory.0.join("cache")).join(specification.name.as_str()),
+    };
+    evaluate(&launcher, &directory.0, &specification, &checkouts, &guix)
 }
 
 fn choose(all: Vec<Specification>, name: Option<&JobsetName>) -> Result<Specification, Error> {
@@ -165,8 +172,10 @@ fn evaluate(
     directory: &Path,
     specification: &Specification,
     checkouts: &[Checkout],
+    guix: &guix::Tools,
 ) -> Result<(), Error> {
-    let evaluation = Evaluation { id: None, specification, checkouts, user: None, memory: None };
+    let evaluation =
+        Evaluation { id: None, specification, checkouts, user: None, memory: None, guix };
     let mut written = Ok(());
     let mut line = |bytes: &[u8]| {
         if written.is_ok() {

@@ -3,6 +3,7 @@
 //! Invariant: at most one evaluation of a jobset runs at a time, and every request is answered exactly once.
 //! What one evaluation does is in `job`; how its output becomes jobs is in `evaluate`.
 
+mod answers;
 mod books;
 mod job;
 mod log_file;
@@ -249,6 +250,8 @@ pub(crate) struct Settings {
     /// Bytes of address space of an evaluator.
     pub(crate) memory: Option<u64>,
     pub(crate) job_user: Option<User>,
+    /// The words of the command that runs Guix.
+    pub(crate) guix: Vec<String>,
 }
 
 /// Tells the builder what registering did.
@@ -277,9 +280,11 @@ fn spawn_telling(
     let pool = Pool::new(threads, "evaluate", max)?;
     // Each evaluation has a second thread that waits for the books while the first one reads.
     let registrars = Pool::new(threads, "register", max)?;
+    let answerers = Pool::new(threads, "answer", max)?;
     let core = Core::new(max, settings.paused);
     sweep(threads, &settings)?;
-    let tools = job::Tools { database, launcher, updater, settings, tell, hold, registrars };
+    let tools =
+        job::Tools { database, launcher, updater, settings, tell, hold, registrars, answerers };
     let work = Work { pool, tools, up, cuts: HashMap::new() };
     threads.essential("evaluator", move |stop| run(core, requests, reports, work, stop))?;
     Ok(Handle { inbox })

@@ -309,6 +309,7 @@ fn evaluator_settings(config: &Config, database: &Database) -> Result<evaluator:
         max_log_size: config.max_log_size,
         memory: config.evaluation_memory,
         job_user: config.job_user.clone(),
+        guix: config.guix.clone(),
     })
 }
 

@@ -44,6 +44,9 @@ const MAX_SILENT_TIME: i64 = 3600;
 /// The job's priority when it says nothing: last.
 const PRIORITY: u8 = 9;
 
+/// The field with which an evaluator of ours asks to be told how a build ended; others have none of that name.
+pub(crate) const AWAIT: &str = "await";
+
 /// A job as an evaluator printed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
@@ -59,6 +62,8 @@ pub(crate) struct Line {
     /// Names of jobs of the same system, each once.
     pub(crate) needs: Vec<String>,
     pub(crate) what: What,
+    /// Whether the evaluator waits for the end of its build.
+    pub(crate) awaited: bool,
     /// Remarks for the evaluation's log.
     pub(crate) notes: Vec<String>,
 }
@@ -141,6 +146,7 @@ struct Raw {
     priority: Option<i64>,
     timeout: Option<i64>,
     max_silent_time: Option<i64>,
+    awaited: Option<bool>,
     unknown: Vec<String>,
 }
 
@@ -177,6 +183,7 @@ impl<'de> Deserialize<'de> for Raw {
                         "max-silent-time" => {
                             read(&mut map, &mut raw.max_silent_time, "max-silent-time")?;
                         }
+                        AWAIT => read(&mut map, &mut raw.awaited, AWAIT)?,
                         unknown => {
                             raw.unknown.push(shortened(unknown, 64).into_owned());
                             map.next_value::<IgnoredAny>()?;
@@ -279,6 +286,7 @@ fn check(raw: Raw) -> Result<Line, Error> {
         max_silent_time: seconds("max-silent-time", raw.max_silent_time, MAX_SILENT_TIME)?,
         needs,
         what,
+        awaited: raw.awaited.unwrap_or(false),
         notes,
         job,
         system,

@@ -17,6 +17,7 @@ use super::{Evaluation, command};
 use crate::model::spec::NixSubset;
 use crate::sys::process::Launch;
 pub(crate) use driver::main;
+pub(super) use steps::Cutter;
 
 /// The hidden first argument that makes this binary the driver.
 pub(crate) const DRIVER: &str = "nix-evaluator";

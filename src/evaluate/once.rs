@@ -55,6 +55,11 @@ impl Sink for Terminal<'_> {
         Ok(())
     }
 
+    fn awaits(&mut self, _job: &str, _system: &str) -> Result<(), Cut> {
+        // Nobody builds: a one-off evaluator of ours does not ask.
+        Ok(())
+    }
+
     fn errors(&mut self, bytes: &[u8]) {
         (self.text)(bytes);
     }

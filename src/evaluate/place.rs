@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::Mode;
 use serde::Serialize;
 
 use super::Error;
@@ -47,6 +48,8 @@ impl Place {
             None => own(&work, user).map_err(at(&work))?,
         }
         own(&place.temporary(), user).map_err(at(&place.temporary()))?;
+        let answers = place.answers();
+        fifo(&answers, user).map_err(at(&answers))?;
         let channels = place.channels();
         fs::write(&channels, channels_json(checkouts, &work))
             .and_then(|()| fs::set_permissions(&channels, Permissions::from_mode(0o644)))
@@ -70,6 +73,11 @@ impl Place {
     /// The file that `GORGET_CHANNELS` names.
     pub(crate) fn channels(&self) -> PathBuf {
         self.root.join("channels.json")
+    }
+
+    /// A pipe with a name, through which an evaluator hears of builds that it waits for.
+    pub(crate) fn answers(&self) -> PathBuf {
+        self.root.join("answers")
     }
 
     pub(crate) fn cache_home(&self) -> &Path {
@@ -110,6 +118,15 @@ fn own(path: &Path, user: Option<&User>) -> io::Result<()> {
         // One that was used before is taken over whole when the option has changed since.
         Some(user) if fs::metadata(path)?.uid() != user.uid => file::chown_tree(path, user),
         Some(_) | None => Ok(()),
+    }
+}
+
+/// Makes a pipe that the job user, if there is one, reads, and opens for writing as well.
+fn fifo(path: &Path, user: Option<&User>) -> io::Result<()> {
+    nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    match user {
+        Some(user) => std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid)),
+        None => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::line::{self, MAX_LINE};
+use super::line::{self, AWAIT, MAX_LINE};
 use super::nix;
 use super::resolve::{self, Resolver};
 use crate::model::evaluation::Ending;
@@ -35,6 +35,8 @@ const EXCERPT: usize = 200;
 pub(crate) trait Sink {
     /// A valid line as it was printed, with all jobs that can now be registered; takes them. May wait.
     fn jobs(&mut self, line: &[u8], jobs: &mut Vec<NewJob>) -> Result<(), Cut>;
+    /// The evaluator waits for the end of the build of this job, which came before.
+    fn awaits(&mut self, job: &str, system: &str) -> Result<(), Cut>;
     /// What the evaluator wrote for people.
     fn errors(&mut self, bytes: &[u8]);
     /// A remark of ours for people: one line.
@@ -79,7 +81,7 @@ impl Limits {
             evaluator @ (Evaluator::Guix(_) | Evaluator::Nix(_)) => evaluator.word().to_owned(),
         };
         let timeout = specification.evaluation_timeout;
-        let explains = matches!(specification.evaluator, Evaluator::Nix(_));
+        let explains = matches!(specification.evaluator, Evaluator::Guix(_) | Evaluator::Nix(_));
         Self { timeout, started, memory: evaluation.memory, program, explains }
     }
 
@@ -101,6 +103,7 @@ pub(crate) fn run(
         number: 0,
         noted: HashSet::new(),
         ready: Vec::new(),
+        explains: limits.explains,
     };
     let mut tail = Vec::new();
     let ending = match watch(&mut child, &mut lines, &mut tail, limits, sink) {
@@ -306,6 +309,8 @@ struct Lines {
     number: u64,
     noted: HashSet<String>,
     ready: Vec<NewJob>,
+    /// Whether they are of an evaluator of ours.
+    explains: bool,
 }
 
 impl Lines {
@@ -362,17 +367,25 @@ impl Lines {
             return Ok(());
         }
         let mut parsed = line::parse(line).map_err(|error| self.bad(line, Problem::Line(error)))?;
+        let awaited = parsed.awaited && self.explains;
+        if parsed.awaited && !awaited {
+            parsed.notes.push(format!("unknown field {AWAIT:?}"));
+        }
         for note in std::mem::take(&mut parsed.notes) {
             if self.noted.len() < MAX_NOTES && !self.noted.contains(&note) {
                 sink.note(&format!("line {}: {note} (said once)", self.number));
                 self.noted.insert(note);
             }
         }
+        let awaited = awaited.then(|| (parsed.job.clone(), parsed.system.clone()));
         self.resolver
             .feed(parsed, &mut self.ready)
             .map_err(|error| self.bad(line, Problem::Job(error)))?;
         sink.jobs(line, &mut self.ready)?;
         self.ready.clear();
+        if let Some((job, system)) = awaited {
+            sink.awaits(&job, &system)?;
+        }
         Ok(())
     }
 

@@ -62,8 +62,29 @@ pub(super) fn look(
             let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
             mirror.reference(&format!("{TIPS}{hash}"), *tip, true, "").map_err(Trouble::Mirror)?;
         }
+        bring_branches(session, &source, mirror);
     }
     Ok(tips)
+}
+
+/// The branches go along, as they do from other machines: on one are the keys that Guix tells authors by. None of them
+/// was asked for, so that one which is broken is left out, and nothing more.
+fn bring_branches(session: &Session, source: &Repository, mirror: &Repository) {
+    let Ok(branches) = source.references_glob("refs/heads/*") else { return };
+    for branch in branches.flatten() {
+        let (Ok(name), Some(tip)) = (branch.name().map(str::to_owned), branch.target()) else {
+            continue;
+        };
+        let brought = || -> Result<(), Trouble> {
+            if !has(mirror, tip) {
+                transfer(session, source, mirror, &[tip])?;
+            }
+            mirror.reference(&name, tip, true, "").map(drop).map_err(Trouble::Mirror)
+        };
+        if let Err(trouble) = brought() {
+            log::debug!(target: "updater", "branch {name} is left out: {trouble:?}");
+        }
+    }
 }
 
 fn resolve(

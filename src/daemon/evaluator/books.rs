@@ -4,12 +4,15 @@
 //! Invariant: a job is in the books a few hundredths of a second after it was printed, however slowly the evaluator goes
 //! on; what is on its way is bounded; and derivations are held in their stores before the books have them.
 
+use std::convert::Infallible;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, at, bounded, never, select};
 
+use super::answers::Awaited;
 use super::job::Tools;
 use super::log_file::LogFile;
 use crate::actor::{Gone, panic_message};
@@ -40,13 +43,28 @@ const AHEAD: usize = 1;
 /// Remarks of the second thread for the log: it has one to make.
 const NOTES: usize = 4;
 
+/// What is registered at once, and then waited for.
+#[derive(Default)]
+struct Batch {
+    jobs: Vec<NewJob>,
+    awaited: Vec<Awaited>,
+}
+
 /// Jobs and text of one evaluation on their way to the books and the log.
 pub(super) struct Books {
     log: LogFile,
     batch: Vec<NewJob>,
     batch_bytes: usize,
     batch_due: Option<Instant>,
-    batches: Option<Sender<Vec<NewJob>>>,
+    batches: Option<Sender<Batch>>,
+    /// Jobs whose end the evaluator waits for, to be told with the batch.
+    awaited: Vec<Awaited>,
+    /// Where it hears of them.
+    answers: PathBuf,
+    /// Ends, when dropped, what waits for builds.
+    _over: Sender<Infallible>,
+    /// Its other end, for them.
+    ended: Receiver<Infallible>,
     /// How registering ended.
     done: Receiver<Result<(), String>>,
     /// What the second thread has to say.
@@ -65,8 +83,10 @@ impl Books {
         (reasons, cuts): (Sender<Cut>, Receiver<Cut>),
         killer: Killer,
         limits: &Limits,
+        answers: PathBuf,
     ) -> Result<Self, Gone> {
         let (batches, inbox) = bounded(AHEAD);
+        let (over, ended) = bounded(0);
         let (end, done) = bounded(1);
         let (remarks, notes) = bounded(NOTES);
         let work = tools.clone();
@@ -93,6 +113,10 @@ impl Books {
             batch_bytes: 0,
             batch_due: None,
             batches: Some(batches),
+            awaited: Vec::new(),
+            answers,
+            _over: over,
+            ended,
             done,
             notes,
             cuts,
@@ -160,7 +184,9 @@ impl Books {
     /// Hands over the batch as it is; an empty one says that it is the last.
     fn hand_over(&mut self) -> Result<(), Cut> {
         let Some(batches) = &self.batches else { return Err(Cut::Interrupted) };
-        self.batch = match batches.try_send(mem::take(&mut self.batch)) {
+        let batch =
+            Batch { jobs: mem::take(&mut self.batch), awaited: mem::take(&mut self.awaited) };
+        let mut batch = match batches.try_send(batch) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => batch,
         };
@@ -168,7 +194,7 @@ impl Books {
             let due = self.log.flush_due().map_or_else(never, at);
             let deadline = self.deadline.map_or_else(never, at);
             select! {
-                send(batches, mem::take(&mut self.batch)) -> sent => {
+                send(batches, mem::take(&mut batch)) -> sent => {
                     return sent.map_err(|_| self.cuts.try_recv().unwrap_or(Cut::Interrupted));
                 }
                 recv(self.cuts) -> cut => return Err(cut.unwrap_or(Cut::Interrupted)),
@@ -192,6 +218,17 @@ impl Sink for Books {
             self.batch_due = Some(clock::now() + DELAY);
         }
         Ok(())
+    }
+
+    fn awaits(&mut self, job: &str, system: &str) -> Result<(), Cut> {
+        self.awaited.push(Awaited {
+            job: job.to_owned(),
+            system: system.to_owned(),
+            answers: self.answers.clone(),
+            over: self.ended.clone(),
+        });
+        // What comes next may depend on it.
+        self.send()
     }
 
     fn errors(&mut self, bytes: &[u8]) {
@@ -222,19 +259,24 @@ impl Sink for Books {
 fn register(
     tools: &Tools,
     id: EvaluationId,
-    batches: &Receiver<Vec<NewJob>>,
+    batches: &Receiver<Batch>,
     notes: &Sender<String>,
 ) -> Result<(), String> {
     let mut inputs = Inputs::default();
-    for mut batch in batches {
-        if batch.is_empty() {
+    for Batch { mut jobs, awaited } in batches {
+        if jobs.is_empty() {
             // All jobs are known.
             inputs.late(true, |needs| write(tools, move |tx| builds::depend(tx, id, &needs)))?;
             continue;
         }
-        (tools.hold)(&batch);
-        inputs.add(&mut batch);
-        write(tools, move |tx| builds::register(tx, id, &batch))?;
+        (tools.hold)(&jobs);
+        inputs.add(&mut jobs);
+        write(tools, move |tx| builds::register(tx, id, &jobs))?;
+        for awaited in awaited {
+            let database = tools.database.clone();
+            let waits = tools.answerers.run(move || awaited.tell(&database, id));
+            waits.map_err(|_| "nobody is free to wait for a build".to_owned())?;
+        }
         inputs.late(false, |needs| write(tools, move |tx| builds::depend(tx, id, &needs)))?;
         if let Some(trouble) = inputs.trouble() {
             // The log has lines enough if nobody takes it.

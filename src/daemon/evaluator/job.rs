@@ -18,9 +18,10 @@ use crate::db::{Database, Error, evaluations};
 use crate::evaluate::place::Place;
 use crate::evaluate::resolve::Resolver;
 use crate::evaluate::run::{self, Cut, Limits};
-use crate::evaluate::{self, Evaluation};
+use crate::evaluate::{self, Evaluation, guix};
+use crate::git;
 use crate::model::error::chain;
-use crate::model::evaluation::{Ending, EvaluationId};
+use crate::model::evaluation::{Checkout, Ending, EvaluationId};
 use crate::model::spec::JobsetName;
 use crate::sys::clock;
 use crate::sys::process::Launcher;
@@ -36,6 +37,8 @@ pub(super) struct Tools {
     pub(super) hold: Hold,
     /// The threads that wait for the books.
     pub(super) registrars: Pool,
+    /// The threads that wait for builds of which an evaluator wants to know the end.
+    pub(super) answerers: Pool,
 }
 
 /// Reports an evaluation's end when dropped.
@@ -184,12 +187,14 @@ impl Job {
                 };
             }
         };
+        let guix = self.guix();
         let evaluation = Evaluation {
             id: Some(id),
             specification: &request.specification,
             checkouts: &checkouts,
             user: settings.job_user.as_ref(),
             memory: settings.memory,
+            guix: &guix,
         };
         let child = self.prepare(id, &evaluation).and_then(|made| {
             let made = place.insert(made);
@@ -199,16 +204,28 @@ impl Job {
             Ok(child) => child,
             Err(error) => return fail(&mut log, chain(&error)),
         };
+        let answers = place.as_ref().map(Place::answers).unwrap_or_default();
         self.finish.report(Report::Running(self.finish.slot, child.killer()));
         let limits = Limits::new(&evaluation, started);
         let ends = (self.reasons.clone(), self.cuts.clone());
-        let books = Books::open(&self.tools, id, log, ends, child.killer(), &limits);
+        let books = Books::open(&self.tools, id, log, ends, child.killer(), &limits, answers);
         let Ok(mut books) = books else { return Ending::Interrupted };
         let trees = request.checkouts.iter().map(|checkout| checkout.tree.clone()).collect();
         let specification = &request.specification;
         let resolver = Resolver::new(&specification.name, specification.priority, trees);
         let ending = run::run(child, resolver, &limits, &mut books);
         books.close(ending)
+    }
+
+    fn guix(&self) -> guix::Tools {
+        let (settings, specification) = (&self.tools.settings, &self.request.specification);
+        let cache = &settings.cache_directory;
+        let mirror = |checkout: &Checkout| cache.join("git").join(git::mirror_name(&checkout.url));
+        guix::Tools {
+            command: settings.guix.clone(),
+            mirrors: self.request.checkouts.iter().map(mirror).collect(),
+            lent: guix::lent_directory(cache).join(specification.name.as_str()),
+        }
     }
 
     fn prepare(

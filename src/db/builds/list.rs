@@ -49,6 +49,22 @@ pub(crate) fn get(conn: &Connection, id: BuildId) -> Result<Option<Build>, Error
     build.map(|build| Ok(Build { outputs: outputs(conn, id)?, ..build })).transpose()
 }
 
+/// How far the build of a job has come, and why it ended badly; `None` if there is no such job.
+pub(crate) fn of_job(
+    conn: &Connection,
+    evaluation: EvaluationId,
+    job: &str,
+    system: &str,
+) -> Result<Option<(BuildStatus, Option<String>)>, Error> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT b.status, b.error FROM jobs j JOIN builds b ON b.id = j.build
+             WHERE j.evaluation = ?1 AND j.name = ?2 AND j.system = ?3",
+        )?
+        .query_row((evaluation, job, system), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?)
+}
+
 /// What `list` selects by. `jobset` and `evaluation` select by jobs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filter {

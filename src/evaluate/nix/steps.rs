@@ -41,13 +41,13 @@ pub(super) fn step(line: &[u8], mark: &str) -> Option<Step> {
 
 /// Cuts bytes into lines.
 #[derive(Default)]
-pub(super) struct Cutter {
+pub(in crate::evaluate) struct Cutter {
     partial: Vec<u8>,
 }
 
 impl Cutter {
     /// Hands over the lines that are complete now; one that is too long comes in pieces.
-    pub(super) fn feed<E>(
+    pub(in crate::evaluate) fn feed<E>(
         &mut self,
         bytes: &[u8],
         mut line: impl FnMut(&[u8]) -> Result<(), E>,
@@ -63,7 +63,7 @@ impl Cutter {
     }
 
     /// What is left at the end, if anything.
-    pub(super) fn last(&mut self) -> Option<Vec<u8>> {
+    pub(in crate::evaluate) fn last(&mut self) -> Option<Vec<u8>> {
         let last = std::mem::take(&mut self.partial);
         (!last.is_empty()).then_some(last)
     }

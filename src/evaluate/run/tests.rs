@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::evaluate::{Evaluation, once};
+use crate::evaluate::{Evaluation, guix, once};
 use crate::model::evaluation::{Checkout, EvaluationId};
 use crate::model::spec::{JobsetName, Specification};
 use crate::sys::process::Launcher;
@@ -59,6 +59,7 @@ impl Bench {
             checkouts: &self.checkouts,
             user: None,
             memory: self.memory,
+            guix: &guix::Tools { command: Vec::new(), mirrors: Vec::new(), lent: "/".into() },
         };
         let (mut lines, mut text) = (Vec::new(), Vec::new());
         let ending = once::once(

@@ -216,7 +216,6 @@ fn prepare_place(
             Trouble::Io(format!("prepare {}", path.display()), error)
         }
         evaluate::Error::Start(error) => Trouble::Io("start a process".to_owned(), error),
-        evaluate::Error::NotBuiltIn(_) => Trouble::Aborted(error.to_string()),
     })
 }
 

@@ -57,6 +57,7 @@ impl Whole {
             max_log_size: 1000,
             memory: None,
             job_user: None,
+            guix: vec!["guix".to_owned()],
         };
         let reader = database.reader().unwrap();
         let places =

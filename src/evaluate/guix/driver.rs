@@ -1,0 +1,413 @@
+//! The driver: has Guix compute the profile and the jobs of one evaluation, and prints them.
+//!
+//! Invariant: each job is printed once, by its name and system, whichever process comes upon it first.
+//!
+//! Nothing here has a deadline of its own: the evaluation's ends the driver, and its end ends what it started.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use std::{env, fmt, fs};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::request::{Asked, Given, Pinned, datum};
+use super::script::{self, Printed, Run, Script};
+use crate::actor::Spawner;
+use crate::actor::pool::Pool;
+use crate::evaluate::nix::SAYS;
+use crate::model::error::chain;
+use crate::model::status::BuildStatus;
+use crate::sys::clock;
+use crate::sys::process::{How, Launcher};
+
+/// The job that is the Guix of the jobset's channels.
+const PROFILE: &str = "guix-profile";
+
+/// How long the lock on a directory of our own may take: no time at all.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Lines on their way from the processes to the output: they are short, and the output does not wait for long.
+const LINES: usize = 64;
+
+/// Bytes of an answer: an error is a line.
+const MAX_ANSWER: u64 = 4096;
+
+/// Why there are no jobs, or not all.
+#[derive(Debug)]
+enum Error {
+    /// It was not started by the evaluator.
+    Arguments,
+    Missing(&'static str),
+    Prepare(PathBuf, io::Error),
+    Script(script::Error),
+    /// Of a system.
+    System(String, script::Error),
+    /// The profile was not built: how it ended, and why.
+    Profile(String, Option<String>),
+    /// Nobody says how the build ended.
+    Answer(io::Error),
+    Output(io::Error),
+    Threads(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Arguments => f.write_str("this mode is for evaluations"),
+            Self::Missing(name) => write!(f, "{name} is not set, or holds nothing"),
+            Self::Prepare(path, _) => write!(f, "cannot prepare {}", path.display()),
+            Self::Script(error) => error.fmt(f),
+            Self::System(system, error) => write!(f, "{system}: {error}"),
+            Self::Profile(status, None) => write!(f, "the job {PROFILE} was needed: {status}"),
+            Self::Profile(status, Some(why)) => {
+                write!(f, "the job {PROFILE} was needed: {status}: {why}")
+            }
+            Self::Answer(_) => write!(f, "cannot learn how the job {PROFILE} ended"),
+            Self::Output(_) => f.write_str("cannot hand on a job"),
+            Self::Threads(_) => f.write_str("cannot start a thread"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Prepare(_, error)
+            | Self::Answer(error)
+            | Self::Output(error)
+            | Self::Threads(error) => Some(error),
+            Self::Script(error) | Self::System(_, error) => error.source(),
+            Self::Arguments | Self::Missing(_) | Self::Profile(..) => None,
+        }
+    }
+}
+
+impl From<script::Error> for Error {
+    fn from(error: script::Error) -> Self {
+        Self::Script(error)
+    }
+}
+
+/// The driver's life: called by `main` for the hidden first argument, with those after it.
+pub(crate) fn main(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+    let arguments: Vec<_> = arguments.map(|a| a.to_string_lossy().into_owned()).collect();
+    match Driver::new(&arguments).and_then(|mut driver| driver.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A line for the evaluation's log.
+fn say(text: &str) {
+    // There is nobody left to tell.
+    let _ = writeln!(io::stderr(), "{SAYS}{text}");
+}
+
+/// A channel as the evaluator's list of channels has it.
+#[derive(Deserialize)]
+struct Channel {
+    name: String,
+    commit: String,
+    directory: PathBuf,
+}
+
+/// How the daemon says that a build has ended.
+#[derive(Deserialize)]
+struct Answer {
+    status: String,
+    error: Option<String>,
+}
+
+struct Driver {
+    launcher: Launcher,
+    asked: Asked,
+    systems: Vec<String>,
+    channels: Vec<Pinned>,
+    printed: Jobs,
+}
+
+impl Driver {
+    fn new(arguments: &[String]) -> Result<Self, Error> {
+        let [asked] = arguments else { return Err(Error::Arguments) };
+        let asked: Asked = serde_json::from_str(asked).map_err(|_| Error::Arguments)?;
+        let systems = env::var("GORGET_SYSTEMS").unwrap_or_default();
+        let systems: Vec<_> = systems.split_whitespace().map(str::to_owned).collect();
+        if systems.is_empty() {
+            return Err(Error::Missing("GORGET_SYSTEMS"));
+        }
+        let list = env::var_os("GORGET_CHANNELS").ok_or(Error::Missing("GORGET_CHANNELS"))?;
+        let list = PathBuf::from(list);
+        let channels: Vec<Channel> = fs::read(&list)
+            .and_then(|text| Ok(serde_json::from_slice(&text)?))
+            .map_err(|error| Error::Prepare(list, error))?;
+        let given = |channel: Channel| {
+            let given = asked.channels.iter().find(|given| given.name == channel.name)?.clone();
+            Some(Pinned { given, commit: channel.commit, directory: channel.directory })
+        };
+        let channels = channels.into_iter().filter_map(given).collect();
+        let temporary = env::var_os("TMPDIR").ok_or(Error::Missing("TMPDIR"))?;
+        let keepers = Path::new(&temporary).join("keepers");
+        let launcher = Launcher::new(keepers.clone(), clock::now() + LOCK_PATIENCE)
+            .map_err(|error| Error::Prepare(keepers, error))?;
+        Ok(Self { launcher, asked, systems, channels, printed: Jobs::default() })
+    }
+
+    fn run(&mut self) -> Result<(), Error> {
+        let guix = if self.asked.profile {
+            vec![format!("{}/bin/guix", self.profile()?)]
+        } else {
+            if ["guix", "images", "system-tests"].iter().any(|word| self.asked.subset == *word) {
+                return Err(Error::Script(script::Error::Guix(format!(
+                    "build {} is of Guix itself: it needs a channel called guix",
+                    self.asked.subset
+                ))));
+            }
+            self.asked.command.clone()
+        };
+        self.jobs(&guix)
+    }
+
+    /// The profile that holds the channels, once it is built.
+    fn profile(&mut self) -> Result<String, Error> {
+        let answers = if self.asked.builds { None } else { Some(Answers::open()?) };
+        let request = datum(&self.asked, &self.channels);
+        let mut run =
+            Run::start(&self.launcher, &self.asked.command, Script::Profile, &[&request])?;
+        let (channels, mut found) = (&mut self.channels, None);
+        let ended = run.listen(|_, printed| match printed {
+            Printed::Channel { channel, commit, checkout } => {
+                match channels.iter_mut().find(|known| known.given.name == channel) {
+                    Some(known) => known.directory = checkout,
+                    None => channels.push(dependency(channel, commit, checkout)),
+                }
+                Ok(false)
+            }
+            Printed::Profile { profile, name, system, outputs } => {
+                found = Some((profile, name, system, outputs));
+                Ok(true)
+            }
+            Printed::Job { .. } | Printed::End { .. } => Err(script::Error::Incomplete),
+        })?;
+        let (derivation, name, system, outputs) = match (ended, found) {
+            (None, Some(found)) => found,
+            (Some(exit), _) => return Err(run.failure(exit).into()),
+            (None, None) => return Err(Error::Script(script::Error::Incomplete)),
+        };
+        let output = outputs.get("out").and_then(|out| out.as_str()).unwrap_or_default().to_owned();
+        let mut job = json!({
+            "job": PROFILE, "system": system, "derivation": derivation, "nix-name": name,
+            "outputs": outputs, "priority": 0,
+        });
+        if answers.is_some() {
+            job["await"] = json!(true);
+        }
+        self.printed.emit(job.to_string().as_bytes(), PROFILE, &system, Some(&derivation))?;
+        if let Some(answers) = answers {
+            say(&format!("waiting for the build of {PROFILE}"));
+            let Answer { status, error } = answers.next()?;
+            if status != BuildStatus::Succeeded.word() {
+                return Err(Error::Profile(status, error));
+            }
+        }
+        // Of a build long ago nothing may be left; and for a one-off nobody has built it.
+        if !Path::new(&output).join("bin/guix").exists() {
+            self.build(&request, &derivation)?;
+        }
+        // Only now may what it held be collected.
+        run.stop();
+        Ok(output)
+    }
+
+    /// Has the store build a derivation, its log in ours.
+    fn build(&self, request: &str, derivation: &str) -> Result<(), Error> {
+        let arguments = [request, "build", derivation];
+        let mut run = Run::start(&self.launcher, &self.asked.command, Script::Profile, &arguments)?;
+        match run.listen(|_, _| Err(script::Error::Incomplete))? {
+            Some(exit) if exit.how == How::Code(0) => Ok(()),
+            Some(exit) => Err(run.failure(exit).into()),
+            None => Err(Error::Script(script::Error::Incomplete)),
+        }
+    }
+
+    /// The jobs of all systems, a process for each, as many at once as there are processors.
+    fn jobs(&mut self, guix: &[String]) -> Result<(), Error> {
+        // One, when the kernel does not say.
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let most = cpus.min(self.systems.len());
+        let (spawner, _threads) = Spawner::new();
+        let pool = Pool::new(&spawner, "system", most).map_err(Error::Threads)?;
+        let (lane, said) = bounded(LINES);
+        let request = datum(&self.asked, &self.channels);
+        let mut waiting = self.systems.clone().into_iter();
+        let mut running = 0;
+        let mut begin = |lane: &Sender<Said>| -> usize {
+            let Some(system) = waiting.next() else { return 0 };
+            let task = Task {
+                launcher: self.launcher.clone(),
+                guix: guix.to_vec(),
+                request: request.clone(),
+                system,
+                lane: lane.clone(),
+            };
+            // There is a thread for each that runs.
+            usize::from(pool.run(move || task.run()).is_ok())
+        };
+        for _ in 0..most {
+            running += begin(&lane);
+        }
+        let mut first = None;
+        while running > 0 {
+            match receive(&said)? {
+                Said::Job { line, job, system, derivation } => {
+                    self.printed.emit(&line, &job, &system, derivation.as_deref())?;
+                }
+                Said::Ended(system, result) => {
+                    running -= 1;
+                    running += begin(&lane);
+                    let Err(error) = result else { continue };
+                    // The others go on: what they find is good.
+                    if first.is_some() {
+                        say(&format!("{system}: {}", chain(&error)));
+                    } else {
+                        first = Some(Error::System(system, error));
+                    }
+                }
+            }
+        }
+        self.printed.summary();
+        first.map_or(Ok(()), Err)
+    }
+}
+
+/// A channel that the specification does not have.
+fn dependency(name: String, commit: String, directory: PathBuf) -> Pinned {
+    let given = Given { name, branch: None, introduction: None, repository: PathBuf::new() };
+    Pinned { given, commit, directory }
+}
+
+fn receive(said: &Receiver<Said>) -> Result<Said, Error> {
+    said.recv().map_err(|_| Error::Script(script::Error::Incomplete))
+}
+
+/// What a system's process says.
+enum Said {
+    Job { line: Vec<u8>, job: String, system: String, derivation: Option<String> },
+    Ended(String, Result<(), script::Error>),
+}
+
+/// The jobs of one system.
+struct Task {
+    launcher: Launcher,
+    guix: Vec<String>,
+    request: String,
+    system: String,
+    lane: Sender<Said>,
+}
+
+impl Task {
+    fn run(self) {
+        let result = self.jobs();
+        // The driver is there until all have ended.
+        let _ = self.lane.send(Said::Ended(self.system, result));
+    }
+
+    fn jobs(&self) -> Result<(), script::Error> {
+        let arguments = [self.request.as_str(), &self.system];
+        let mut run = Run::start(&self.launcher, &self.guix, Script::Jobs, &arguments)?;
+        let (mut number, mut through) = (0, false);
+        let ended = run.listen(|line, printed| {
+            match printed {
+                Printed::Job { job, system, derivation } => {
+                    number += 1;
+                    let said = Said::Job { line: line.to_vec(), job, system, derivation };
+                    let gone = |_| script::Error::Output(io::ErrorKind::BrokenPipe.into());
+                    self.lane.send(said).map_err(gone)?;
+                }
+                Printed::End { end } => through = end == number,
+                Printed::Channel { .. } | Printed::Profile { .. } => {
+                    return Err(script::Error::Incomplete);
+                }
+            }
+            Ok(false)
+        })?;
+        match ended {
+            Some(exit) if exit.how == How::Code(0) && through => Ok(()),
+            Some(exit) => Err(run.failure(exit)),
+            None => Err(script::Error::Incomplete),
+        }
+    }
+}
+
+/// The jobs that were printed.
+#[derive(Default)]
+struct Jobs {
+    /// The derivation of each name and system.
+    known: HashMap<(String, String), Option<String>>,
+    /// Those that were left out because their name was taken by another.
+    left_out: usize,
+}
+
+impl Jobs {
+    /// Hands a job to the evaluation, at once: builds begin while Guix still evaluates.
+    fn emit(
+        &mut self,
+        line: &[u8],
+        job: &str,
+        system: &str,
+        derivation: Option<&str>,
+    ) -> Result<(), Error> {
+        let key = (job.to_owned(), system.to_owned());
+        let derivation = derivation.map(str::to_owned);
+        match self.known.get(&key) {
+            // Several systems come upon it, or several manifests.
+            Some(known) if *known == derivation => return Ok(()),
+            // Cuirass, too, takes the first.
+            Some(_) => {
+                self.left_out += 1;
+                return Ok(());
+            }
+            None => {}
+        }
+        self.known.insert(key, derivation);
+        let mut output = io::stdout().lock();
+        output
+            .write_all(&[line, b"\n"].concat())
+            .and_then(|()| output.flush())
+            .map_err(Error::Output)
+    }
+
+    fn summary(&self) {
+        if self.left_out > 0 {
+            say(&format!("{} jobs are left out: others have their names", self.left_out));
+        }
+    }
+}
+
+/// Where the daemon says how builds have ended.
+struct Answers(BufReader<io::Take<File>>);
+
+impl Answers {
+    /// Before anything is asked. For writing, too: so that it is not at its end while nobody else writes.
+    fn open() -> Result<Self, Error> {
+        let path = env::var_os("GORGET_ANSWERS").ok_or(Error::Missing("GORGET_ANSWERS"))?;
+        let path = PathBuf::from(path);
+        let file = File::options().read(true).write(true).open(&path);
+        let file = file.map_err(|error| Error::Prepare(path, error))?;
+        Ok(Self(BufReader::new(io::Read::take(file, MAX_ANSWER))))
+    }
+
+    fn next(mut self) -> Result<Answer, Error> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).map_err(Error::Answer)?;
+        serde_json::from_str(&line).map_err(|error| Error::Answer(error.into()))
+    }
+}

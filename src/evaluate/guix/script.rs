@@ -1,0 +1,213 @@
+//! One run of one of our scripts by a Guix.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+use std::{env, fmt};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::evaluate::line::MAX_LINE;
+use crate::evaluate::nix::{Cutter, SAYS};
+use crate::sys::process::{Child, Exit, How, Launch, Launcher, Program, Read};
+
+/// What every script begins with.
+const COMMON: &str = include_str!("common.scm");
+const PROFILE: &str = include_str!("profile.scm");
+const JOBS: &str = include_str!("jobs.scm");
+
+/// How long one that has done its part may take to end.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Which script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Script {
+    /// Gets the channels and prints the profile; or, asked so, builds it.
+    Profile,
+    /// Prints the jobs of a system.
+    Jobs,
+}
+
+impl Script {
+    fn text(self) -> Vec<u8> {
+        let rest = match self {
+            Self::Profile => PROFILE,
+            Self::Jobs => JOBS,
+        };
+        [COMMON, rest].concat().into_bytes()
+    }
+}
+
+/// Why a run gave not what it was for.
+#[derive(Debug)]
+pub(super) enum Error {
+    Start(io::Error),
+    Read(io::Error),
+    /// What the script said last.
+    Guix(String),
+    Ended(How),
+    /// It printed something else than a line of ours.
+    Line(serde_json::Error),
+    /// It ended as if all were well, without saying that it was through.
+    Incomplete,
+    Output(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(_) => f.write_str("cannot start Guix"),
+            Self::Read(_) => f.write_str("cannot read from Guix"),
+            Self::Guix(message) => f.write_str(message),
+            Self::Ended(How::Code(code)) => write!(f, "guix repl: exit status {code}"),
+            Self::Ended(How::Signal(signal)) => write!(f, "guix repl: signal {signal}"),
+            Self::Ended(How::NotStarted(why)) => {
+                write!(f, "cannot start Guix, which evaluates: {why}")
+            }
+            Self::Ended(How::Lost) => f.write_str("the process that watches over Guix was killed"),
+            Self::Line(_) => f.write_str("guix repl printed something odd"),
+            Self::Incomplete => f.write_str("guix repl ended before it was through"),
+            Self::Output(_) => f.write_str("cannot hand on a job"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Start(error) | Self::Read(error) | Self::Output(error) => Some(error),
+            Self::Line(error) => Some(error),
+            Self::Guix(_) | Self::Ended(_) | Self::Incomplete => None,
+        }
+    }
+}
+
+/// A line that a script printed.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Printed {
+    Channel {
+        channel: String,
+        commit: String,
+        checkout: PathBuf,
+    },
+    Profile {
+        profile: String,
+        name: String,
+        system: String,
+        outputs: Map<String, Value>,
+    },
+    Job {
+        job: String,
+        system: String,
+        derivation: Option<String>,
+    },
+    /// It is through: the number of jobs.
+    End {
+        end: u64,
+    },
+}
+
+/// A running script.
+pub(super) struct Run {
+    child: Child,
+    output: Cutter,
+    errors: Cutter,
+    /// What it said last of ours.
+    said: Option<String>,
+}
+
+impl Run {
+    /// `guix` and `arguments` are the words of the command and what the script gets.
+    pub(super) fn start(
+        launcher: &Launcher,
+        guix: &[String],
+        script: Script,
+        arguments: &[&str],
+    ) -> Result<Self, Error> {
+        let mut words = guix.to_vec();
+        words.extend(["repl", "--", "/dev/stdin"].map(str::to_owned));
+        words.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        let mut environment: Vec<_> = env::vars_os().collect();
+        // What is compiled for one evaluation serves no other.
+        environment.push(("GUILE_AUTO_COMPILE".into(), "0".into()));
+        let launch = Launch {
+            program: Program::Command(words.into_iter().map(Into::into).collect()),
+            environment,
+            directory: env::current_dir().map_err(Error::Start)?,
+            user: None,
+            // The driver's own limit is inherited.
+            memory: None,
+            merge: false,
+        };
+        let child = launcher.start(launch, Some(script.text())).map_err(Error::Start)?;
+        Ok(Self { child, output: Cutter::default(), errors: Cutter::default(), said: None })
+    }
+
+    /// Hands lines over until `line` is satisfied (true) or it has ended.
+    pub(super) fn listen(
+        &mut self,
+        mut line: impl FnMut(&[u8], Printed) -> Result<bool, Error>,
+    ) -> Result<Option<Exit>, Error> {
+        let mut buffer = Vec::new();
+        loop {
+            buffer.clear();
+            match self.child.read(&mut buffer, None).map_err(Error::Read)? {
+                Read::Output => {
+                    let mut enough = false;
+                    self.output.feed(&buffer, |text| {
+                        if text.len() > MAX_LINE {
+                            return Err(Error::Incomplete);
+                        }
+                        let printed = serde_json::from_slice(text).map_err(Error::Line)?;
+                        enough |= line(text, printed)?;
+                        Ok(())
+                    })?;
+                    if enough {
+                        return Ok(None);
+                    }
+                }
+                Read::Errors => {
+                    let said = &mut self.said;
+                    self.errors.feed(&buffer, |text| {
+                        hear(text, said);
+                        Ok::<(), Error>(())
+                    })?;
+                }
+                Read::Deadline | Read::Canceled => {}
+                Read::Ended(exit) => {
+                    if let Some(last) = self.errors.last() {
+                        hear(&last, &mut self.said);
+                    }
+                    return Ok(Some(exit));
+                }
+            }
+        }
+    }
+
+    /// What an end that came too early, or is a failure, means.
+    pub(super) fn failure(self, exit: Exit) -> Error {
+        match (exit.how, self.said) {
+            (How::Code(0), _) => Error::Incomplete,
+            (How::Code(_), Some(said)) => Error::Guix(said),
+            (how @ (How::Code(_) | How::Signal(_) | How::NotStarted(_) | How::Lost), _) => {
+                Error::Ended(how)
+            }
+        }
+    }
+
+    /// Ends it.
+    pub(super) fn stop(self) {
+        self.child.stop(GRACE);
+    }
+}
+
+/// A line for the evaluation's log.
+fn hear(text: &[u8], said: &mut Option<String>) {
+    if let Some(text) = String::from_utf8_lossy(text).strip_prefix(SAYS) {
+        *said = Some(text.to_owned());
+    }
+    // There is nobody left to tell.
+    let _ = io::stderr().write_all(&[text, b"\n"].concat());
+}

@@ -1,0 +1,40 @@
+;;; A stand-in: packages are names; those that begin with "broken" cannot be lowered.
+
+(define-module (guix packages)
+  #:use-module (guix derivations)
+  #:export (package-name package-derivation supported-package? all-packages specification->package
+            package-channels))
+
+;; As (gnu packages) does.
+(set! %load-path
+      (append (string-tokenize (or (getenv "GUIX_PACKAGE_PATH") "") (char-set-complement (char-set #\:)))
+              %load-path))
+
+(define package-name identity)
+
+(define* (package-derivation store package system #:key (graft? #t))
+  (cond ((string=? package "broken-variable")
+         (eval 'no-such-variable (make-fresh-user-module)))
+        ((string=? package "broken-call")
+         (car '()))
+        ((string=? package "broken-exit")
+         (exit 3))
+        ((string=? package "lost-store")
+         (scm-error 'system-error "write" "~A" '("Broken pipe") (list EPIPE)))
+        (else
+         (nix-derivation package system (string-append "echo " package " > $out")))))
+
+(define (supported-package? package system)
+  (not (string=? package "unsupported")))
+
+(define (all-packages)
+  '("hello" "broken-variable" "unsupported" "zile"))
+
+(define (specification->package name)
+  (when (string=? name "unknown")
+    (format (current-error-port) "guix: error: ~a: unknown package~%" name)
+    (exit 1))
+  name)
+
+(define (package-channels package)
+  '())
