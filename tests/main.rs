@@ -9,6 +9,7 @@ mod support;
 
 mod cli;
 mod daemon;
+mod guix;
 mod nix;
 mod scheme;
 mod store;

@@ -19,6 +19,7 @@ use super::builder;
 use crate::actor::{self, Gone, Spawner, Stop};
 use crate::db::builds::Changes;
 use crate::db::{self, Database, Reader};
+use crate::evaluate::guix;
 use crate::git;
 use crate::model::build::BuildId;
 use crate::model::evaluation::EvaluationId;
@@ -143,6 +144,7 @@ struct Progress {
     checkouts: Option<Walk>,
     mirrors: Option<Walk>,
     homes: Option<Walk>,
+    lent: Option<Walk>,
     products: Option<Walk>,
     roots: Option<Walk>,
 }
@@ -279,20 +281,23 @@ impl Janitor {
         Ok(true)
     }
 
-    /// Mirrors that no jobset has as a channel and that no look has used for long, as a submodule's, and cache
-    /// directories of jobsets that are gone.
+    /// Mirrors that no jobset has as a channel and that no look has used for long, as a submodule's, and directories in
+    /// the cache of jobsets that are gone.
     fn caches(&mut self) -> Result<bool, Error> {
         let cache = &self.settings.cache_directory;
         let mirrors = files::some_of(&mut self.progress.mirrors, &cache.join("git"), ENTRIES)?;
         let homes = files::some_of(&mut self.progress.homes, &cache.join("jobsets"), ENTRIES)?;
-        let more = mirrors.is_some() || homes.is_some();
+        let lent = guix::lent_directory(cache);
+        let lent = files::some_of(&mut self.progress.lent, &lent, ENTRIES)?;
+        let more = mirrors.is_some() || homes.is_some() || lent.is_some();
         let old = |paths: Option<Vec<PathBuf>>, rest: Duration| {
             let before = clock::wall().before(rest);
             let paths = paths.into_iter().flatten();
             paths.filter(|path| files::is_older(path, before)).collect::<Vec<_>>()
         };
         let mirrors = old(mirrors, self.settings.ttl.max(CHECKOUT_REST));
-        let homes = old(homes, CHECKOUT_REST);
+        let mut homes = old(homes, CHECKOUT_REST);
+        homes.extend(old(lent, CHECKOUT_REST));
         if mirrors.is_empty() && homes.is_empty() {
             return Ok(more);
         }

@@ -74,11 +74,13 @@ fn caches_of_what_is_gone_are_removed() {
         bench.old(&mirror("https://example.org/here.git")),
         bench.old(&(mirror("https://example.org/here.git") + ".lock")),
         bench.old("jobsets/here"),
+        bench.old("channels/here"),
     ];
     let gone = [
         bench.old(&mirror("https://example.org/gone.git")),
         bench.old(&(mirror("https://example.org/gone.git") + ".lock")),
         bench.old("jobsets/gone"),
+        bench.old("channels/gone"),
     ];
     let young = ["jobsets/young".to_owned(), mirror("https://example.org/submodule.git")]
         .map(|name| bench.place.path().join("cache").join(name));
