@@ -17,6 +17,7 @@
 //!   fetch/N            each waits for one git child                    git.rs
 //! evaluator            which evaluations run                           daemon/evaluator.rs
 //!   evaluate/N, register/N   one reads an evaluator's jobs, one waits for the books
+//!   answer/N           waits for a build whose end an evaluator wants to know
 //! builder              the ready queue and the backends                daemon/builder.rs
 //!   builder/books, build/N   writes for it; each waits for one build
 //!   store/guix, store/nix    each asks a daemon that is away until it answers
@@ -24,6 +25,7 @@
 //!   courier/N          each waits for somebody's server; not waited for at the end
 //! janitor              sweeps, expires, counts                         daemon/janitor.rs
 //! database             the only writer                                 db/writer.rs
+//! specifications/0     reads specification files again, by Guile if need be  daemon/reload.rs
 //! one-shot             drives the others once, with `--one-shot`       daemon/one_shot.rs
 //! ```
 //!
