@@ -7,6 +7,9 @@
 ;;; The records of Cuirass are made anew here, with the fields and defaults of its own; each remembers where it stands
 ;;; in the file. The values are not looked at: that is done to the JSON, as to any other.
 
+(define-module (gorget answer)
+  #:export (%answer))
+
 ;; Whatever happens below, nothing but the answer is printed there.
 (define %answer
   (let ((answer (duplicate-port (current-output-port) "w")))
@@ -233,6 +236,7 @@
 ;;; From here on all is there but the specifications, which need the channels.
 
 (define-module (gorget read)
+  #:use-module (gorget answer)
   #:use-module (gorget records)
   #:use-module (ice-9 control)
   #:use-module (ice-9 exceptions)
@@ -242,8 +246,6 @@
   #:use-module (srfi srfi-1)
   #:use-module (system base compile)
   #:use-module (system vm frame))
-
-(define %answer (@@ (guile-user) %answer))
 
 (define-values (%with-guix? %kind %file)
   (match (command-line)
