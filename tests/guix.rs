@@ -157,7 +157,9 @@ fn without_a_guix_channel_the_installed_guix_evaluates() {
 
     let channels = evaluate(json!({ "channels": ["mine", "other"] }));
     channels.succeeded();
-    channels.job(&name("mine-other"));
+    let broken = name("broken-variable");
+    let expected = [(broken.as_str(), "Unbound variable: no-such-variable"), (zile.as_str(), "")];
+    assert_eq!(channels.errors(), expected);
 }
 
 #[test]

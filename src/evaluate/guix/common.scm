@@ -33,9 +33,12 @@
 (define (say text . arguments)
   (format (current-error-port) "gorget: ~?~%" text arguments))
 
-;; What a module has under this name, or something that takes its place where it has none.
+;; What a module has under this name, or something that takes its place where it has none. Evaluated, as accessors of
+;; records are macros that stand for procedures.
 (define (find-procedure module name default)
-  (or (false-if-exception (module-ref (resolve-interface module) name))
+  (or (false-if-exception
+       (and (module-variable (resolve-interface module) name)
+            (eval name (resolve-module module))))
       default))
 
 (define formatted-message?

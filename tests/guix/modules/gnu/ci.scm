@@ -61,7 +61,12 @@
                (package-job store name (specification->package name) system))
              names))
        (('channels . names)
-        (list (package-job store (format #f "~{~a~^-~}" names) "hello" system)))
+        (filter-map (lambda (package)
+                      (any (lambda (channel)
+                             (and (member (channel-name channel) names)
+                                  (package->job store package system)))
+                           (package-channels package)))
+                    (all-packages)))
        (('manifests . files)
         (append-map (lambda (file)
                       (manifest->jobs store

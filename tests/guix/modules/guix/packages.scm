@@ -2,8 +2,9 @@
 
 (define-module (guix packages)
   #:use-module (guix derivations)
+  #:use-module (guix diagnostics)
   #:export (package-name package-derivation supported-package? all-packages specification->package
-            package-channels))
+            package-location package-channels))
 
 ;; As (gnu packages) does.
 (set! %load-path
@@ -35,6 +36,10 @@
     (format (current-error-port) "guix: error: ~a: unknown package~%" name)
     (exit 1))
   name)
+
+;; Some are of the channel under test.
+(define (package-location package)
+  (location (if (member package '("zile" "broken-variable")) "mine/ci.scm" "guix/packages.scm")))
 
 (define (package-channels package)
   '())
