@@ -318,3 +318,55 @@ fn channels_are_lent_to_the_job_user() {
 fn passable(directory: &Path) {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
 }
+
+/// From a specification in Scheme, which the real Guix reads, to what the real daemon has built. No network is needed:
+/// the builder is a shell that is added to the store.
+#[test]
+fn the_real_guix_does_as_its_stand_in() {
+    let given = |name: &str| std::env::var(name).ok();
+    let (Some(guix), Some(socket)) = (given("GORGET_TEST_GUIX"), given("GORGET_TEST_GUIX_DAEMON"))
+    else {
+        eprintln!("GORGET_TEST_GUIX and GORGET_TEST_GUIX_DAEMON name no Guix: nothing is tested");
+        return;
+    };
+    let sandbox = Sandbox::new();
+    let channel = Repository::new(0);
+    channel.write(
+        "shell.scm",
+        r#"(define-module (shell) #:use-module (gnu ci) #:use-module (guix derivations)
+             #:use-module (guix store) #:export (cuirass-jobs))
+           (define (cuirass-jobs store arguments)
+             (define sh (add-to-store store "sh" #t "sha256" (canonicalize-path "/bin/sh")))
+             (define system (car (assq-ref arguments 'systems)))
+             (map (lambda (name script)
+                    (derivation->job name
+                                     (derivation store name sh (list "-c" script)
+                                                 #:sources (list sh) #:system system)))
+                  '("good" "bad") '("echo hello; echo x > $out" "exit 3")))"#,
+    );
+    channel.commit();
+    let file = format!(
+        "(list (specification (name 'main) (build '(custom (shell)))
+                (channels (list (channel (name 'mine) (url {:?}) (branch \"main\"))))))",
+        channel.url()
+    );
+    let file = sandbox.write("main.scm", &file);
+    let mut daemon = sandbox.daemon().specification(&file).arg("--one-shot");
+    for (name, value) in std::env::vars() {
+        if name.starts_with("GUIX_") || name.starts_with("NIX_") {
+            daemon = daemon.env(&name, value);
+        }
+    }
+    let output = daemon.arg(format!("--guix={guix}")).env("GUIX_DAEMON_SOCKET", socket).finish();
+    assert_eq!(output.code(), 1, "one build fails: {output:?}");
+    let books = sandbox.database();
+    let mut builds = books.prepare("SELECT job, status, error FROM builds ORDER BY job").unwrap();
+    let builds: Vec<(String, i64, Option<String>)> = builds
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let expected =
+        [("bad".to_owned(), 1, Some("exit status 3".to_owned())), ("good".to_owned(), 0, None)];
+    assert_eq!(builds, expected, "{output:?}");
+}

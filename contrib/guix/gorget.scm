@@ -26,7 +26,6 @@
 (define-module (gorget)
   #:use-module (gnu packages)
   #:use-module (gnu services)
-  #:use-module (gnu services admin)
   #:use-module (gnu services shepherd)
   #:use-module (gnu system shadow)
   #:use-module (guix build-system gnu)
@@ -82,11 +81,12 @@ directory = \"vendor\"
 [net]
 offline = true
 " port))))))))
+    ;; Rust 1.89 or later: the newest that Guix has.
     (native-inputs
-     (map specification->package+output
-          '("pkg-config" "rust" "rust:cargo")))
+     (let ((rust (specification->package "rust")))
+       (list (specification->package "pkg-config") rust (list rust "cargo"))))
     (inputs
-     (map specification->package '("openssl")))
+     (list (specification->package "openssl")))
     (home-page "https://example.org/gorget")
     (synopsis "Continuous integration for functional package managers")
     (description
@@ -215,8 +215,6 @@ and reads the specifications of Cuirass.")
           (service-extension activation-service-type gorget-activation)
           (service-extension profile-service-type
                              (compose list gorget-configuration-gorget))
-          (service-extension shepherd-root-service-type gorget-shepherd-service)
-          (service-extension log-rotation-service-type
-                             (compose list gorget-configuration-log-file))))
+          (service-extension shepherd-root-service-type gorget-shepherd-service)))
    (default-value (gorget-configuration))
    (description "Run Gorget, a continuous-integration daemon for Guix channels.")))
