@@ -175,7 +175,7 @@ impl Books {
     /// Hands over the batch; waits while the writer is behind, but not for ever.
     fn send(&mut self) -> Result<(), Cut> {
         (self.batch_bytes, self.batch_due) = (0, None);
-        if self.batch.is_empty() {
+        if self.batch.is_empty() && self.awaited.is_empty() {
             return Ok(());
         }
         self.hand_over()
