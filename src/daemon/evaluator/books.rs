@@ -264,14 +264,17 @@ fn register(
 ) -> Result<(), String> {
     let mut inputs = Inputs::default();
     for Batch { mut jobs, awaited } in batches {
-        if jobs.is_empty() {
+        if jobs.is_empty() && awaited.is_empty() {
             // All jobs are known.
             inputs.late(true, |needs| write(tools, move |tx| builds::depend(tx, id, &needs)))?;
             continue;
         }
-        (tools.hold)(&jobs);
-        inputs.add(&mut jobs);
-        write(tools, move |tx| builds::register(tx, id, &jobs))?;
+        // Of one that is awaited, the job may have gone ahead.
+        if !jobs.is_empty() {
+            (tools.hold)(&jobs);
+            inputs.add(&mut jobs);
+            write(tools, move |tx| builds::register(tx, id, &jobs))?;
+        }
         for awaited in awaited {
             let database = tools.database.clone();
             let waits = tools.answerers.run(move || awaited.tell(&database, id));
