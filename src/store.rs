@@ -3,24 +3,32 @@
 //! Invariant: no read or write waits longer than it was told to; closing from another thread ends both at once,
 //! which is how a build is canceled.
 
+mod hook;
+mod tunnel;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{env, fmt};
 
 use nix::poll::{PollFd, PollFlags};
 
+pub(crate) use self::tunnel::{Remote, Tunnel};
 pub(crate) use crate::proto::store::{Dialect, Error, Options, Output, Verdict};
 
 use crate::proto::store::{Session, Step};
-use crate::sys::{clock, poll};
+use crate::sys::{clock, poll, socket};
 
 /// How long a daemon may take to answer anything but a build: it may have to start a process and open a database.
 const ANSWER: Duration = Duration::from_secs(60);
+
+/// Where daemons listen on machines whose variables we do not see.
+const GUIX_SOCKET: &str = "/var/guix/daemon-socket/socket";
+const NIX_SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
 
 /// Where Guix's daemon listens on TCP.
 const GUIX_PORT: u16 = 44146;
@@ -39,6 +47,7 @@ pub(crate) fn directory(dialect: Dialect) -> String {
 pub(crate) enum Address {
     Unix(PathBuf),
     Tcp(String, u16),
+    Ssh(Remote),
 }
 
 /// A variable that names no address we can connect to.
@@ -53,7 +62,7 @@ impl fmt::Display for AddressError {
         let Self { variable, value } = self;
         write!(
             f,
-            "{variable}: expected a file name, unix://FILE, guix://HOST or tcp://HOST:PORT, found {value:?}"
+            "{variable}: expected a file name, unix://FILE, guix://HOST, tcp://HOST:PORT, ssh://HOST or ssh-ng://HOST, found {value:?}"
         )
     }
 }
@@ -65,6 +74,7 @@ impl fmt::Display for Address {
         match self {
             Self::Unix(path) => path.display().fmt(f),
             Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Ssh(remote) => remote.fmt(f),
         }
     }
 }
@@ -80,7 +90,7 @@ impl Address {
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, AddressError> {
         let parse = |name: &'static str, value: String| {
-            parse(&value).ok_or(AddressError { variable: name, value })
+            parse(&value, dialect).ok_or(AddressError { variable: name, value })
         };
         match dialect {
             Dialect::Guix => match variable("GUIX_DAEMON_SOCKET") {
@@ -106,7 +116,7 @@ impl Address {
     }
 }
 
-fn parse(text: &str) -> Option<Address> {
+fn parse(text: &str, dialect: Dialect) -> Option<Address> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return text.starts_with('/').then(|| Address::Unix(text.into()));
     };
@@ -121,6 +131,15 @@ fn parse(text: &str) -> Option<Address> {
             };
             let host = host.trim_start_matches('[').trim_end_matches(']');
             (!host.is_empty()).then(|| Address::Tcp(host.to_owned(), port))
+        }
+        "ssh" | "ssh-ng" => {
+            let socket = match dialect {
+                Dialect::Guix => GUIX_SOCKET,
+                Dialect::Nix => NIX_SOCKET,
+            };
+            // What Nix has after a question mark is for its own client.
+            let rest = rest.split('?').next().unwrap_or_default();
+            Remote::parse(rest, socket).map(Address::Ssh)
         }
         _ => None,
     }
@@ -151,6 +170,8 @@ impl Stream {
                 }
                 Err(last)
             }
+            // Whoever has such an address has a tunnel, too, and connects to its near end.
+            Address::Ssh(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -212,6 +233,28 @@ impl Write for Stream {
     }
 }
 
+/// A program for [`Connection::build_here`], where there is one.
+#[derive(Debug)]
+pub(crate) struct Hook(Option<String>);
+
+impl Hook {
+    /// For a daemon of another machine, which could not run it.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
+    pub(crate) fn write(dialect: Dialect, directory: &Path) -> Self {
+        if dialect == Dialect::Guix {
+            return Self(None);
+        }
+        Self(hook::write(directory).unwrap_or_else(|error| {
+            let directory = directory.display();
+            log::warn!(target: "builder", "cannot write a build hook into {directory}: {error}");
+            None
+        }))
+    }
+}
+
 /// Closes a connection from another thread.
 #[derive(Debug)]
 pub(crate) struct Closer(Stream);
@@ -250,6 +293,17 @@ impl Connection {
         Session::open(stream, dialect).map(Self)
     }
 
+    /// Whether the daemon is of this machine and runs as we do, so that it can run what we can.
+    fn is_like_us(&self) -> bool {
+        match self.0.stream() {
+            Stream::Unix(stream) => {
+                let own = nix::unistd::geteuid().as_raw();
+                socket::peer(stream).is_ok_and(|peer| peer.uid == own)
+            }
+            Stream::Tcp(_) => false,
+        }
+    }
+
     /// Has it wait longer for answers; whoever does is to hold a closer.
     pub(crate) fn be_patient(&self, patience: Duration) -> io::Result<()> {
         self.0.stream().set_timeouts(patience)
@@ -268,6 +322,17 @@ impl Connection {
 
     pub(crate) fn set_options(&mut self, options: &Options) -> Result<(), Error> {
         self.0.set_options(options)
+    }
+
+    /// Keeps a nix-daemon from asking its hook, once for each build, for other machines where there are none.
+    /// To be called before options are set.
+    pub(crate) fn build_here(&mut self, hook: &Hook) {
+        if let Some(hook) = &hook.0
+            && self.is_like_us()
+            && !hook::may_offload()
+        {
+            self.0.set_build_hook(hook);
+        }
     }
 
     pub(crate) fn is_valid(&mut self, path: &str) -> Result<bool, Error> {
@@ -349,7 +414,14 @@ mod tests {
         assert_eq!(found(nix, "NIX_DAEMON_SOCKET_PATH", "/run/nix"), unix("/run/nix"));
         assert_eq!(found(nix, "NIX_REMOTE", "unix:///run/nix"), unix("/run/nix"));
         assert_eq!(found(nix, "NIX_REMOTE", "daemon"), unix("/nix/var/nix/daemon-socket/socket"));
-        for bad in ["ssh://farm", "relative", "guix://", "guix://h:99999"] {
+        let Ok(Address::Ssh(remote)) = found(guix, socket, "ssh://ci@farm") else { panic!() };
+        assert_eq!((remote.to_string().as_str(), &*remote.socket), ("ssh://ci@farm", GUIX_SOCKET));
+        let Ok(Address::Ssh(remote)) = found(nix, "NIX_REMOTE", "ssh-ng://farm?max-connections=1")
+        else {
+            panic!()
+        };
+        assert_eq!((&*remote.destination, &*remote.socket), ("farm", NIX_SOCKET));
+        for bad in ["http://farm", "ssh://-x", "relative", "guix://", "guix://h:99999"] {
             let error = found(guix, socket, bad).unwrap_err();
             assert!(error.to_string().contains(bad), "{error}");
         }

@@ -5,6 +5,7 @@
 )]
 
 mod keep;
+mod ssh;
 
 use std::fs;
 use std::path::Path;

@@ -245,12 +245,14 @@ pub(crate) fn spawn(threads: &Spawner, ports: Ports) -> io::Result<Handle> {
     let (lane, reports) = report_lane(settings.max_builds);
     // One pool for all: the queue hands out no more than its slots, whatever backend they go to.
     let pool = Pool::new(threads, "build", settings.max_builds)?;
-    let process = Process::new(pool.clone(), launcher, updater, settings.clone(), lane.clone())?;
+    let process =
+        Process::new(pool.clone(), launcher.clone(), updater, settings.clone(), lane.clone())?;
     let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(process)];
     let mut stores = Vec::new();
     for daemon in settings.daemons.iter().cloned() {
         let (pool, lane) = (pool.clone(), lane.clone());
-        let store = StoreDaemon::new(threads, pool, daemon, (&settings, &database), lane)?;
+        let store =
+            StoreDaemon::new(threads, pool, daemon, (&settings, &database, &launcher), lane)?;
         stores.push(store.care());
         backends.push(Box::new(store));
     }

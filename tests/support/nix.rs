@@ -102,7 +102,7 @@ fn settings(directory: &Path) -> Vec<(String, String)> {
 }
 
 /// A process's children, and theirs.
-fn processes_of(parent: u32) -> Vec<String> {
+pub(crate) fn processes_of(parent: u32) -> Vec<String> {
     let mut found = Vec::new();
     let mut todo = vec![parent.to_string()];
     while let Some(process) = todo.pop() {

@@ -31,7 +31,8 @@ use crate::db::Database;
 use crate::model::build::{BuildId, Kind, Order, Outcome, Store};
 use crate::model::job::NewJob;
 use crate::model::spec::JobsetName;
-use crate::store::{self, Address, Closer, Dialect};
+use crate::store::{self, Address, Closer, Dialect, Hook, Tunnel};
+use crate::sys::process::Launcher;
 
 /// Where the links are that keep store items, below the state directory.
 pub(crate) fn roots_directory(state_directory: &Path) -> PathBuf {
@@ -79,7 +80,7 @@ impl StoreDaemon {
         threads: &Spawner,
         pool: Pool,
         (dialect, address): (Dialect, Address),
-        (settings, database): (&Settings, &Database),
+        (settings, database, launcher): (&Settings, &Database, &Launcher),
         lane: Sender<Report>,
     ) -> io::Result<Self> {
         let store = match dialect {
@@ -88,7 +89,19 @@ impl StoreDaemon {
         };
         let (keeper, inbox) = keeper::prepare(store);
         let ears = (lane.clone(), keeper.clone());
-        let reach = Reach::spawn(threads, dialect, address.clone(), ears)?;
+        let (address, tunnel) = match address {
+            Address::Ssh(remote) => {
+                let socket = settings.state_directory.join(match dialect {
+                    Dialect::Guix => "guix-daemon.socket",
+                    Dialect::Nix => "nix-daemon.socket",
+                });
+                let tunnel = Tunnel::new(launcher.clone(), remote, socket.clone());
+                (Address::Unix(socket), Some(tunnel))
+            }
+            near => (near, None),
+        };
+        let far = tunnel.is_some();
+        let reach = Reach::spawn(threads, dialect, (address.clone(), tunnel), ears)?;
         let means = keeper::Means {
             dialect,
             address: address.clone(),
@@ -98,8 +111,10 @@ impl StoreDaemon {
         };
         keeper::spawn(threads, (keeper.clone(), inbox), reach.clone(), means)?;
         let products = products::spawn(threads, dialect, database.clone())?;
-        let tools = Arc::new(Tools::new(dialect, address, settings, database.clone()));
+        let hook = if far { Hook::none() } else { Hook::write(dialect, &settings.state_directory) };
+        let tools = Tools::new((dialect, address), settings, database.clone(), hook);
         let care = Care { keeper, products };
+        let tools = Arc::new(tools);
         Ok(Self { store, tools, pool, lane, reach, care, leashes: BTreeMap::new() })
     }
 

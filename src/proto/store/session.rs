@@ -44,6 +44,7 @@ pub(crate) struct Session<S> {
     minor: u64,
     payload: Vec<u8>,
     build: Watch,
+    hook: Option<String>,
 }
 
 /// What is known of the build under way.
@@ -85,7 +86,8 @@ impl<S: Read + Write> Session<S> {
             Dialect::Nix => (NIX, Watch::Nix(nix::Activities::default())),
         };
         let minor = minor.min(ours & 0xff);
-        let mut session = Self { wire, dialect, minor, payload: Vec::new(), build: watch };
+        let mut session =
+            Self { wire, dialect, minor, payload: Vec::new(), build: watch, hook: None };
         let wire = &mut session.wire;
         wire.put(ours);
         wire.put(0); // No processor affinity.
@@ -148,10 +150,17 @@ impl<S: Read + Write> Session<S> {
                 wire.put(0);
                 wire.put(0); // All cores.
                 wire.put(1); // Substitutes.
-                put_pairs(wire, &[("timeout", &timeout), ("max-silent-time", &silence)]);
+                let mut pairs = vec![("timeout", &*timeout), ("max-silent-time", &*silence)];
+                pairs.extend(self.hook.as_deref().map(|hook| ("build-hook", hook)));
+                put_pairs(wire, &pairs);
             }
         }
         self.ask()
+    }
+
+    /// Names the program that a nix-daemon asks for other machines, for this connection; it heeds whom it trusts.
+    pub(crate) fn set_build_hook(&mut self, program: &str) {
+        self.hook = Some(program.to_owned());
     }
 
     pub(crate) fn is_valid(&mut self, path: &str) -> Result<bool, Error> {

@@ -21,7 +21,7 @@ use crate::model::error::chain;
 use crate::model::spec::BuildOutput;
 use crate::proto::drv;
 use crate::store::{
-    self, Address, Closer, Connection, Cut, Dialect, Error, Options, Output, Sink, Verdict,
+    self, Address, Closer, Connection, Cut, Dialect, Error, Hook, Options, Output, Sink, Verdict,
 };
 use crate::sys::{clock, file};
 
@@ -46,6 +46,7 @@ pub(super) struct Tools {
     roots: PathBuf,
     /// The store's directory.
     store: String,
+    hook: Hook,
     /// Connections whose last build went well.
     idle: Mutex<Vec<Idle>>,
     books: Mutex<Books>,
@@ -82,10 +83,10 @@ impl Books {
 
 impl Tools {
     pub(super) fn new(
-        dialect: Dialect,
-        address: Address,
+        (dialect, address): (Dialect, Address),
         settings: &Settings,
         database: Database,
+        hook: Hook,
     ) -> Self {
         Self {
             dialect,
@@ -94,6 +95,7 @@ impl Tools {
             max_log_size: settings.max_log_size,
             roots: super::roots_directory(&settings.state_directory),
             store: store::directory(dialect),
+            hook,
             idle: Mutex::default(),
             books: Mutex::new(Books { database, reader: None, wishes: Wishes::default() }),
         }
@@ -219,6 +221,7 @@ fn connect(tools: &Tools, options: &Options) -> Result<(Connection, u32), Error>
         }
     }
     let mut connection = Connection::open(&tools.address, tools.dialect)?;
+    connection.build_here(&tools.hook);
     connection.set_options(options)?;
     Ok((connection, 0))
 }

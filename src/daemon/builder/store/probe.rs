@@ -11,7 +11,7 @@ use super::keeper::Keeper;
 use crate::actor::{Gone, Spawner, Stop};
 use crate::daemon::builder::Report;
 use crate::model::error::chain;
-use crate::store::{Address, Connection, Dialect};
+use crate::store::{Address, Connection, Dialect, Error, Tunnel};
 
 /// Between two tries: a daemon that is restarted is found at once, one that is not there costs nothing to speak of.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
@@ -28,7 +28,7 @@ impl Reach {
     pub(super) fn spawn(
         threads: &Spawner,
         dialect: Dialect,
-        address: Address,
+        (address, mut tunnel): (Address, Option<Tunnel>),
         (lane, keeper): (Sender<Report>, Keeper),
     ) -> io::Result<Self> {
         let (doubt, doubts) = bounded(1);
@@ -40,7 +40,11 @@ impl Reach {
             Dialect::Nix => "store/nix",
         };
         threads.essential(name, move |stop| {
-            run(dialect, &address, &open, (&lane, &keeper), &doubts, &stop)
+            let mut reach = || {
+                tunnel.as_mut().map_or(Ok(()), Tunnel::open).map_err(Error::Connect)?;
+                Connection::open(&address, dialect).map(drop)
+            };
+            run((dialect, &address), &mut reach, &open, (&lane, &keeper), &doubts, &stop)
         })?;
         Ok(reach)
     }
@@ -57,8 +61,8 @@ impl Reach {
 }
 
 fn run(
-    dialect: Dialect,
-    address: &Address,
+    (dialect, address): (Dialect, &Address),
+    reach: &mut dyn FnMut() -> Result<(), Error>,
     open: &AtomicBool,
     (lane, keeper): (&Sender<Report>, &Keeper),
     doubts: &Receiver<()>,
@@ -71,7 +75,7 @@ fn run(
             recv(doubts) -> doubt => doubt?,
         }
         let mut pause = PAUSES.0;
-        while let Err(error) = Connection::open(address, dialect) {
+        while let Err(error) = reach() {
             if !told {
                 let why = chain(&error);
                 log::info!(target: "builder", "builds of {} wait for {dialect} at {address}: {why}", dialect.store());
