@@ -75,9 +75,11 @@ check: deps
 	$(CARGO) build --locked --bins
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked
+	GORGET_FUZZ_SECONDS=60 $(CARGO) test --locked --lib fuzz::
 
 bench: all
 	$(CARGO) bench --locked --bench gorget
+	$(CARGO) test --locked --release --lib a_gigabyte_of_log_is_decoded -- --ignored --nocapture
 
 # Man pages and completions, from the option table.
 man: deps

@@ -84,3 +84,15 @@ mod store;
 mod sys;
 
 pub use cli::main;
+
+/// What `tests/fuzz` drives.
+#[cfg(fuzzing)]
+pub mod fuzz {
+    pub fn session(data: &[u8]) {
+        crate::proto::fuzz::session(data);
+    }
+
+    pub fn derivation(data: &[u8]) {
+        crate::proto::fuzz::derivation(data);
+    }
+}

@@ -2,6 +2,8 @@
 
 pub(crate) mod control;
 pub(crate) mod drv;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub(crate) mod line;
 pub(crate) mod pattern;
 pub(crate) mod sexp;

@@ -47,6 +47,19 @@ pub(crate) struct Options {
     pub(crate) max_silent_time: u64,
 }
 
+/// What a daemon knows of a valid item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Info {
+    pub(crate) deriver: Option<String>,
+    /// SHA-256 of the archive, as the daemon writes it.
+    pub(crate) hash: String,
+    pub(crate) references: Vec<String>,
+    /// Seconds since the epoch.
+    pub(crate) registered: u64,
+    /// Bytes of the archive.
+    pub(crate) size: u64,
+}
+
 /// What a daemon says while it builds.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Output<'a> {

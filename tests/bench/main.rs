@@ -13,6 +13,7 @@ mod baseline;
 #[path = "../support/daemon.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod daemon;
+mod guix;
 #[path = "../support/jobs.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod jobs;
@@ -35,7 +36,7 @@ const MANY: usize = 100_000;
 
 fn main() {
     let only = std::env::var("ONLY").unwrap_or_default();
-    let all: [(&str, fn()); 8] = [
+    let all: [(&str, fn()); 10] = [
         ("registration", registration_and_recovery),
         ("trigger", trigger_to_first_build),
         ("builds", builds_of_true),
@@ -44,6 +45,8 @@ fn main() {
         ("bridge", bridge_among_silent_clients),
         ("nix-builds", nix::builds),
         ("nix-evaluation", nix::evaluation),
+        ("nix-cancel", nix::cancel),
+        ("guix-builds", guix::builds),
     ];
     for (_, run) in all.iter().filter(|(name, _)| name.contains(&only)) {
         run();

@@ -124,3 +124,50 @@ pub(crate) fn evaluation() {
         "under 100 MiB",
     );
 }
+
+/// From the request to cancel a build to the end of its builder.
+pub(crate) fn cancel() {
+    const ROUNDS: usize = 10;
+    let store = Store::start();
+    let marker = store.directory.path().join("runs");
+    let repository = Repository::new(0);
+    let attribute = |n: usize| {
+        format!(
+            r#"j{n} = derivation {{ name = "j{n}"; system = "{}"; builder = "/bin/sh"; args = [ "-c" "echo $$ > {}-{n}; while :; do :; done" ]; }};"#,
+            system(),
+            marker.display()
+        )
+    };
+    let all: Vec<_> = (0..ROUNDS).map(attribute).collect();
+    repository.write("release.nix", &format!("{{ {} }}", all.concat()));
+    repository.commit();
+    let mut daemon = store.gorget(&["--max-builds=1", "--interval=3600"]);
+    let mut events = subscribe(&mut daemon);
+    daemon.ask(&add(&repository));
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let (event, _) = events.wait_for("build-started");
+        let id = event["build"].as_i64().unwrap();
+        let job = daemon.ask(&format!("build {id}"))[0]["nix-name"].as_str().unwrap().to_owned();
+        let file = std::path::PathBuf::from(format!("{}-{}", marker.display(), &job[1..]));
+        let process = loop {
+            match std::fs::read_to_string(&file) {
+                Ok(text) if text.ends_with('\n') => break text.trim().to_owned(),
+                _ => std::thread::sleep(std::time::Duration::from_millis(2)),
+            }
+        };
+        let began = Instant::now();
+        daemon.ask(&format!("cancel-build {id}"));
+        while std::path::Path::new("/proc").join(&process).exists() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    report(
+        "cancel of a running build, to the builder process gone",
+        &format!("{:.0} ms at most", times[ROUNDS - 1].as_secs_f64() * 1000.0),
+        &format!("median {:.0} ms of {ROUNDS}", times[ROUNDS / 2].as_secs_f64() * 1000.0),
+        "under 1 s",
+    );
+}

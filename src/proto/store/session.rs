@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
 use super::wire::Wire;
-use super::{Dialect, Error, Options, Output, Verdict, guix, nix};
+use super::{Dialect, Error, Info, Options, Output, Verdict, guix, nix};
 
 const CLIENT_MAGIC: u64 = 0x6e69_7863;
 const SERVER_MAGIC: u64 = 0x6478_696f;
@@ -27,10 +27,14 @@ const RESULT: u64 = 0x5253_4c54;
 
 const IS_VALID_PATH: u64 = 1;
 const BUILD_PATHS: u64 = 9;
+const ADD_TO_STORE: u64 = 7;
+const ADD_TEXT_TO_STORE: u64 = 8;
+const ENSURE_PATH: u64 = 10;
 const ADD_TEMP_ROOT: u64 = 11;
 const ADD_INDIRECT_ROOT: u64 = 12;
 const SET_OPTIONS: u64 = 19;
 const QUERY_DERIVATION_OUTPUTS: u64 = 22;
+const QUERY_PATH_INFO: u64 = 26;
 const QUERY_DERIVATION_OUTPUT_NAMES: u64 = 28;
 const QUERY_VALID_PATHS: u64 = 31;
 const QUERY_DERIVATION_OUTPUT_MAP: u64 = 41;
@@ -197,6 +201,84 @@ impl<S: Read + Write> Session<S> {
         guix::outputs(derivation, &names, &paths).ok_or(Error::Garbled("the names of outputs"))
     }
 
+    /// What the daemon knows of an item, if it is valid.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the protocol is whole before all of it is used")
+    )]
+    pub(crate) fn path_info(&mut self, path: &str) -> Result<Option<Info>, Error> {
+        match self.dialect {
+            Dialect::Guix => {
+                if !self.is_valid(path)? {
+                    return Ok(None);
+                }
+                self.request_about(QUERY_PATH_INFO, path)?;
+                self.info().map(Some)
+            }
+            Dialect::Nix => {
+                self.request_about(QUERY_PATH_INFO, path)?;
+                if self.wire.word()? == 0 { Ok(None) } else { self.info().map(Some) }
+            }
+        }
+    }
+
+    fn info(&mut self) -> Result<Info, Error> {
+        let deriver = Some(self.wire.string()?).filter(|deriver| !deriver.is_empty());
+        let (hash, references) = (self.wire.string()?, self.wire.strings()?);
+        let (registered, size) = (self.wire.word()?, self.wire.word()?);
+        if self.dialect == Dialect::Nix {
+            self.wire.word()?; // Whether it was built here.
+            self.wire.strings()?; // Signatures.
+            self.wire.string()?; // How its content names it.
+        }
+        Ok(Info { deriver, hash, references, registered, size })
+    }
+
+    /// Makes an item valid by a substitute, if it is not; refused where there is none.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the protocol is whole before all of it is used")
+    )]
+    pub(crate) fn ensure_path(&mut self, path: &str) -> Result<(), Error> {
+        self.request_about(ENSURE_PATH, path)?;
+        self.wire.word().map(drop)
+    }
+
+    /// Adds a file of this text, which refers to `references`; returns its path. The connection holds it.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the protocol is whole before all of it is used")
+    )]
+    pub(crate) fn add_text<T: AsRef<[u8]>>(
+        &mut self,
+        name: &str,
+        text: &[u8],
+        references: &[T],
+    ) -> Result<String, Error> {
+        match self.dialect {
+            Dialect::Guix => {
+                self.wire.put(ADD_TEXT_TO_STORE);
+                self.wire.put_bytes(name.as_bytes());
+                self.wire.put_bytes(text);
+                self.wire.put_list(references);
+                self.ask()?;
+                self.wire.string()
+            }
+            Dialect::Nix => {
+                self.wire.put(ADD_TO_STORE);
+                self.wire.put_bytes(name.as_bytes());
+                self.wire.put_bytes(b"text:sha256");
+                self.wire.put_list(references);
+                self.wire.put(0); // Not to repair.
+                self.wire.put_frame(text);
+                self.ask()?;
+                let path = self.wire.string()?;
+                self.info()?;
+                Ok(path)
+            }
+        }
+    }
+
     /// Asks one thing about a store item.
     fn request_about(&mut self, operation: u64, path: &str) -> Result<(), Error> {
         self.wire.put(operation);
@@ -317,7 +399,7 @@ impl<S: Read + Write> Session<S> {
     }
 
     /// A request that has no answer, as it stands.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn request(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.wire.put_raw(bytes);
         self.ask()

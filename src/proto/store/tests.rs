@@ -1,6 +1,9 @@
 //! Exchanges recorded with a real guix-daemon, played again: what we send is what it was sent, byte for byte, and
 //! what it answered is understood. Then damaged ones.
 
+mod live;
+mod transcripts;
+
 use std::io::{self, Read, Write};
 use std::path::Path;
 
@@ -150,6 +153,39 @@ fn roots_are_made_as_recorded() {
 }
 
 #[test]
+fn questions_are_asked_as_recorded() {
+    let open = |name| Session::open(Replay::new(name, 13), Dialect::Guix).unwrap();
+    let mut session = open("valid-path-query-path-info");
+    let plain = "/gnu/store/hwyclp307kxg2f6hx5bbbwygxxsxgkjj-plain-r1";
+    assert!(session.is_valid(plain).unwrap());
+    assert!(!session.is_valid("/gnu/store/zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz-nothing-here").unwrap());
+
+    let mut session = open("add-text-to-store");
+    let none: [&str; 0] = [];
+    let first = session.add_text("a.txt-r1", b"hello\n", &none).unwrap();
+    assert_eq!(first, "/gnu/store/486ij07lygjcw28qvp6gvzrx626kxk85-a.txt-r1");
+    let second =
+        session.add_text("b.txt-r1", format!("see {first}\n").as_bytes(), &[&first]).unwrap();
+    assert_eq!(second, "/gnu/store/mnq2v3qkl7qs79fm6rs3nwmvx6m5g65g-b.txt-r1");
+    let refused = session.add_text("bad/name", b"x", &none).unwrap_err();
+    assert!(refused.to_string().contains("invalid character"), "{refused}");
+    let missing = "/gnu/store/zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz-nothing-here";
+    let refused = session.add_text("c.txt-r1", b"x", &[missing]).unwrap_err();
+    assert!(refused.to_string().contains("is not valid"), "{refused}");
+}
+
+#[test]
+fn outputs_bear_their_names() {
+    let text = |text: &str| text.to_owned();
+    let (names, paths) =
+        ([text("doc"), text("out")], [text("/gnu/store/1-x-1.0"), text("/gnu/store/2-x-1.0-doc")]);
+    let outputs = guix::outputs("/gnu/store/3-x-1.0.drv", &names, &paths).unwrap();
+    assert_eq!(outputs["out"], paths[0]);
+    assert_eq!(outputs["doc"], paths[1]);
+    assert_eq!(guix::outputs("/gnu/store/3-y.drv", &names, &paths), None);
+}
+
+#[test]
 fn a_connection_outlives_a_failed_build() {
     let mut session = Session::open(Replay::new("build-failure", 4096), Dialect::Guix).unwrap();
     let recorded = session.stream().client[32..336].to_vec();
@@ -202,6 +238,73 @@ fn damaged_answers_end_in_errors() {
         // It ends, as what it reads does.
         while !matches!(session.step(), Ok(Step::Over(_)) | Err(_)) {}
     }
+}
+
+/// A daemon that says a gigabyte, 4 KiB at a time.
+struct Chatterbox {
+    head: Vec<u8>,
+    frame: Vec<u8>,
+    /// Bytes of frames, and of what ends them.
+    left: usize,
+    at: usize,
+}
+
+impl Read for Chatterbox {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.head.is_empty() {
+            let length = self.head.len().min(buffer.len());
+            buffer[..length].copy_from_slice(&self.head[..length]);
+            self.head.drain(..length);
+            return Ok(length);
+        }
+        let length = buffer.len().min(self.left).min(self.frame.len() - self.at);
+        buffer[..length].copy_from_slice(&self.frame[self.at..self.at + length]);
+        self.left -= length;
+        self.at = (self.at + length) % self.frame.len();
+        Ok(length)
+    }
+}
+
+impl Write for Chatterbox {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+#[ignore = "a benchmark: make bench"]
+#[allow(clippy::print_stdout, reason = "people read it")]
+fn a_gigabyte_of_log_is_decoded() {
+    const PIECE: usize = 4096;
+    const PIECES: usize = 256 << 10;
+    let words =
+        |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+    let text = |text: &[u8]| {
+        let mut bytes = words(&[0x6f6c_6d67, text.len() as u64]);
+        bytes.extend_from_slice(text);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes
+    };
+    let mut head = words(&[0x6478_696f, 0x164, 0x616c_7473]);
+    head.extend(text(b"@ build-started /gnu/store/a.drv - x86_64-linux /var/log/a.gz 7\n"));
+    let piece = [format!("@ build-log 7 {PIECE}\n").as_bytes(), &[b'x'; PIECE]].concat();
+    let frame = text(&piece).repeat(64);
+    let left = frame.len() / 64 * PIECES;
+    let peer = Chatterbox { head, frame, left, at: 0 };
+    let mut session = Session::open(peer, Dialect::Guix).unwrap();
+    session.build("/gnu/store/a.drv").unwrap();
+    let (began, mut bytes) = (crate::sys::clock::now(), 0);
+    while bytes < PIECE * PIECES {
+        if let Step::Output(Output::Log { text, .. }) = session.step().unwrap() {
+            bytes += text.len();
+        }
+    }
+    let speed = bytes as f64 / 1e6 / (crate::sys::clock::now() - began).as_secs_f64();
+    println!("decoding a log of 1 GiB: {speed:.0} MB/s of one core (target: at least 500 MB/s)");
 }
 
 #[test]

@@ -49,7 +49,22 @@ impl<S: Read + Write> Wire<S> {
         self.request.resize(self.request.len().next_multiple_of(8), 0);
     }
 
+    /// Data in one frame, and its end.
+    pub(super) fn put_frame(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.put(bytes.len() as u64);
+            self.request.extend_from_slice(bytes);
+        }
+        self.put(0);
+    }
+
+    /// How much has been read from the stream and not been taken.
     #[cfg(test)]
+    pub(super) fn ahead(&self) -> usize {
+        self.end - self.start
+    }
+
+    #[cfg(any(test, fuzzing))]
     pub(super) fn put_raw(&mut self, bytes: &[u8]) {
         self.request.extend_from_slice(bytes);
     }
