@@ -233,25 +233,30 @@ impl Write for Stream {
     }
 }
 
-/// A program for [`Connection::build_here`], where there is one.
+/// What [`Connection::build_here`] can do.
 #[derive(Debug)]
-pub(crate) struct Hook(Option<String>);
+pub(crate) enum Hook {
+    /// Nothing: the daemon is another machine's, or there is no place for a program.
+    Unknown,
+    Guix,
+    /// A program that declines.
+    Nix(String),
+}
 
 impl Hook {
-    /// For a daemon of another machine, which could not run it.
-    pub(crate) fn none() -> Self {
-        Self(None)
-    }
-
-    pub(crate) fn write(dialect: Dialect, directory: &Path) -> Self {
+    /// For a daemon of this machine; a program goes into `directory`.
+    pub(crate) fn prepare(dialect: Dialect, directory: &Path) -> Self {
         if dialect == Dialect::Guix {
-            return Self(None);
+            return Self::Guix;
         }
-        Self(hook::write(directory).unwrap_or_else(|error| {
-            let directory = directory.display();
-            log::warn!(target: "builder", "cannot write a build hook into {directory}: {error}");
-            None
-        }))
+        match hook::write(directory) {
+            Ok(program) => program.map_or(Self::Unknown, Self::Nix),
+            Err(error) => {
+                let directory = directory.display();
+                log::warn!(target: "builder", "cannot write a build hook into {directory}: {error}");
+                Self::Unknown
+            }
+        }
     }
 }
 
@@ -324,14 +329,20 @@ impl Connection {
         self.0.set_options(options)
     }
 
-    /// Keeps a nix-daemon from asking its hook, once for each build, for other machines where there are none.
+    /// Keeps a daemon from asking its hook, once for each build, for other machines where there are none.
     /// To be called before options are set.
     pub(crate) fn build_here(&mut self, hook: &Hook) {
-        if let Some(hook) = &hook.0
-            && self.is_like_us()
-            && !hook::may_offload()
-        {
-            self.0.set_build_hook(hook);
+        match hook {
+            Hook::Unknown => {}
+            Hook::Guix => {
+                let near = matches!(self.0.stream(), Stream::Unix(_));
+                self.0.set_offload(!near || hook::guix_may_offload());
+            }
+            Hook::Nix(program) => {
+                if self.is_like_us() && !hook::may_offload() {
+                    self.0.set_build_hook(program);
+                }
+            }
         }
     }
 

@@ -1,7 +1,8 @@
-//! A build hook for nix-daemon that has nothing built elsewhere, and says so at once.
+//! What keeps daemons from looking for other machines, for every build anew, where there are none.
 //!
-//! A nix-daemon starts its hook anew for every request to build, and its own needs as long as a small build to find out
-//! that there are no other machines. Where that is plain from its configuration, it is told to start ours instead.
+//! A daemon starts its build hook for each request to build, and both `guix offload` and Nix's own need longer than a
+//! small build to find out that there are no other machines. Where that is plain from its configuration, a guix-daemon is
+//! told not to offload; a nix-daemon, which cannot be told, is given a hook of ours, which declines at once.
 //!
 //! Invariant: wherever other machines may be configured, or the daemon might not be able to run it, the hook stays what
 //! it is.
@@ -32,6 +33,14 @@ pub(super) fn write(directory: &Path) -> io::Result<Option<String>> {
     // Of a file system that is not for programs, too, this says no.
     let runs = access(&path, AccessFlags::X_OK).is_ok();
     Ok(path.to_str().filter(|_| runs).map(str::to_owned))
+}
+
+/// Whether a guix-daemon of this machine has others build: `guix offload` reads which from this file alone.
+pub(super) fn guix_may_offload() -> bool {
+    let directory = std::env::var_os("GUIX_CONFIGURATION_DIRECTORY");
+    let directory = PathBuf::from(directory.unwrap_or_else(|| "/etc/guix".into()));
+    let machines = fs::metadata(directory.join("machines.scm"));
+    !machines.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Whether a nix-daemon of this machine may have others build, as far as its configuration can be found.

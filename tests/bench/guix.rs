@@ -66,8 +66,8 @@ impl Client {
     }
 
     fn set_options(&mut self) {
-        // As Gorget does, without pairs but one job at once.
-        let mut bytes = words(&[19, 0, 0, 0, 0, 1, 0, 2, 1, 1, 1]);
+        // As Gorget does where there are no other machines, without pairs but one job at once.
+        let mut bytes = words(&[19, 0, 0, 0, 0, 0, 0, 2, 1, 1, 1]);
         bytes.extend(string("build-max-jobs"));
         bytes.extend(string("1"));
         self.request(&bytes).unwrap();

@@ -111,7 +111,8 @@ impl StoreDaemon {
         };
         keeper::spawn(threads, (keeper.clone(), inbox), reach.clone(), means)?;
         let products = products::spawn(threads, dialect, database.clone())?;
-        let hook = if far { Hook::none() } else { Hook::write(dialect, &settings.state_directory) };
+        let hook =
+            if far { Hook::Unknown } else { Hook::prepare(dialect, &settings.state_directory) };
         let tools = Tools::new((dialect, address), settings, database.clone(), hook);
         let care = Care { keeper, products };
         let tools = Arc::new(tools);

@@ -48,7 +48,10 @@ pub(crate) struct Session<S> {
     minor: u64,
     payload: Vec<u8>,
     build: Watch,
+    /// What a nix-daemon is to ask for other machines, instead of its own hook.
     hook: Option<String>,
+    /// Whether a guix-daemon is to offload.
+    offload: bool,
 }
 
 /// What is known of the build under way.
@@ -90,8 +93,15 @@ impl<S: Read + Write> Session<S> {
             Dialect::Nix => (NIX, Watch::Nix(nix::Activities::default())),
         };
         let minor = minor.min(ours & 0xff);
-        let mut session =
-            Self { wire, dialect, minor, payload: Vec::new(), build: watch, hook: None };
+        let mut session = Self {
+            wire,
+            dialect,
+            minor,
+            payload: Vec::new(),
+            build: watch,
+            hook: None,
+            offload: true,
+        };
         let wire = &mut session.wire;
         wire.put(ours);
         wire.put(0); // No processor affinity.
@@ -129,7 +139,7 @@ impl<S: Read + Write> Session<S> {
         let (timeout, silence) = (options.timeout.to_string(), options.max_silent_time.to_string());
         match self.dialect {
             Dialect::Guix => {
-                wire.put(1); // Offload where it is set up.
+                wire.put(u64::from(self.offload));
                 wire.put(0); // Build verbosity.
                 wire.put(2); // Flat lines.
                 wire.put(1); // The trace.
@@ -165,6 +175,11 @@ impl<S: Read + Write> Session<S> {
     /// Names the program that a nix-daemon asks for other machines, for this connection; it heeds whom it trusts.
     pub(crate) fn set_build_hook(&mut self, program: &str) {
         self.hook = Some(program.to_owned());
+    }
+
+    /// Has a guix-daemon build everything itself on this connection.
+    pub(crate) fn set_offload(&mut self, offload: bool) {
+        self.offload = offload;
     }
 
     pub(crate) fn is_valid(&mut self, path: &str) -> Result<bool, Error> {

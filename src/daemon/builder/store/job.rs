@@ -145,7 +145,10 @@ fn attempt(
     let lost = |error: Error| match error {
         Error::Refused(message) => Outcome::Aborted(message),
         error => {
-            reach.lose();
+            // A cancel closes the connection, which says nothing of the daemon.
+            if !leash.is_canceled() {
+                reach.lose();
+            }
             Outcome::Aborted(chain(&error))
         }
     };
