@@ -73,13 +73,29 @@ impl Client {
         self.request(&bytes).unwrap();
     }
 
-    fn add(&mut self, name: &str, text: &str) -> Result<String, String> {
+    fn add(&mut self, name: &str, text: &str, reference: &str) -> Result<String, String> {
         let mut bytes = words(&[8]);
         bytes.extend(string(name));
         bytes.extend(string(text));
-        bytes.extend(words(&[0]));
+        bytes.extend(words(&[1]));
+        bytes.extend(string(reference));
         self.request(&bytes)?;
         Ok(self.string())
+    }
+
+    /// Adds this host's shell: a builder must be in the store.
+    fn add_shell(&mut self) -> String {
+        let mut bytes = words(&[7]);
+        bytes.extend(string("sh"));
+        bytes.extend(words(&[1, 1]));
+        bytes.extend(string("sha256"));
+        for token in ["nix-archive-1", "(", "type", "regular", "executable", "", "contents"] {
+            bytes.extend(string(token));
+        }
+        bytes.extend(padded(&std::fs::read("/bin/sh").unwrap()));
+        bytes.extend(string(")"));
+        self.request(&bytes).unwrap();
+        self.string()
     }
 
     fn build(&mut self, derivation: &str) {
@@ -91,10 +107,10 @@ impl Client {
     }
 
     /// A derivation that nobody built, and its output.
-    fn derivation(&mut self, name: &str) -> (String, String) {
+    fn derivation(&mut self, shell: &str, name: &str) -> (String, String) {
         let text = |path: &str| {
             format!(
-                "Derive([(\"out\",\"{path}\",\"\",\"\")],[],[],\"{}\",\"/bin/sh\",\
+                "Derive([(\"out\",\"{path}\",\"\",\"\")],[],[\"{shell}\"],\"{}\",\"{shell}\",\
                  [\"-c\",\"echo > $out\"],[(\"out\",\"{path}\")])",
                 system()
             )
@@ -102,13 +118,13 @@ impl Client {
         let file = format!("{name}.drv");
         let wrong = format!("/gnu/store/{}-{name}", "0".repeat(32));
         // The daemon knows better which path it has.
-        let refused = self.add(&file, &text(&wrong)).unwrap_err();
+        let refused = self.add(&file, &text(&wrong), shell).unwrap_err();
         let right = refused
             .split(['`', '\''])
             .rfind(|word| word.starts_with("/gnu/store/") && !word.contains(&"0".repeat(32)))
             .unwrap_or_else(|| panic!("{refused}"))
             .to_owned();
-        (self.add(&file, &text(&right)).unwrap(), right)
+        (self.add(&file, &text(&right), shell).unwrap(), right)
     }
 }
 
@@ -117,8 +133,12 @@ fn words(words: &[u64]) -> Vec<u8> {
 }
 
 fn string(text: &str) -> Vec<u8> {
+    padded(text.as_bytes())
+}
+
+fn padded(text: &[u8]) -> Vec<u8> {
     let mut bytes = words(&[text.len() as u64]);
-    bytes.extend_from_slice(text.as_bytes());
+    bytes.extend_from_slice(text);
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     bytes
 }
@@ -131,8 +151,9 @@ pub(crate) fn builds() {
     };
     let salt = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();
     let mut client = Client::open(&socket);
+    let shell = client.add_shell();
     let mut derivations = |side: &str| -> Vec<(String, String)> {
-        (0..BUILDS).map(|n| client.derivation(&format!("{side}-{salt}-{n}"))).collect()
+        (0..BUILDS).map(|n| client.derivation(&shell, &format!("{side}-{salt}-{n}"))).collect()
     };
     let (ours, theirs) = (derivations("ours"), derivations("theirs"));
 
