@@ -27,7 +27,7 @@ use crate::sys::clock;
 const INBOX: usize = 256;
 
 /// How much longer than its deadline an asker waits for the writer's word that the request was dropped: an
-/// attempt that is under way may take SQLite's busy time-out at each of its steps.
+/// attempt that is under way may take SQLite's busy time-out at each of its steps, and a commit what the disk takes.
 const VERDICT: Duration = Duration::from_secs(1);
 
 /// A handle on the database actor. The actor ends when the last clone is dropped.

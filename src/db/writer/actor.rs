@@ -71,14 +71,15 @@ impl Writer {
         }
     }
 
-    /// Tries the group once: afterwards it is answered, or the backoff is over.
+    /// Tries the group once: afterwards it is answered, or the backoff is over, or some of it is late.
     fn attempt(&mut self, inbox: &Receiver<Message>) {
         self.drop_late();
         if self.group.is_empty() {
             return;
         }
         match self.commit(inbox) {
-            Ok(events) => {
+            Ok(None) => self.roll_back(),
+            Ok(Some(events)) => {
                 if self.backoff.take().is_some() {
                     log::info!(target: "database", "writing works again");
                 }
@@ -104,8 +105,9 @@ impl Writer {
         }
     }
 
-    /// Applies the group, and what else arrives within [`SPAN`], in one transaction.
-    fn commit(&mut self, inbox: &Receiver<Message>) -> Result<Vec<Event>, Error> {
+    /// Applies the group, and what else arrives within [`SPAN`], in one transaction. `None`: it took longer than some
+    /// of the askers wait, and is not to be committed with what those asked for.
+    fn commit(&mut self, inbox: &Receiver<Message>) -> Result<Option<Vec<Event>>, Error> {
         let begun = clock::now();
         let mut events = Vec::new();
         execute(&self.conn, "BEGIN IMMEDIATE")?;
@@ -138,8 +140,11 @@ impl Writer {
                 }
             }
         }
+        if self.group.iter().any(|request| is_late(request.as_ref(), clock::now())) {
+            return Ok(None);
+        }
         execute(&self.conn, "COMMIT")?;
-        Ok(events)
+        Ok(Some(events))
     }
 
     fn roll_back(&self) {
@@ -210,7 +215,7 @@ impl Writer {
 
     fn drop_late(&mut self) {
         let now = clock::now();
-        for request in self.group.extract_if(.., |r| r.deadline().is_some_and(|d| d <= now)) {
+        for request in self.group.extract_if(.., |request| is_late(request.as_ref(), now)) {
             request.refuse(late());
         }
     }
@@ -235,6 +240,10 @@ impl Writer {
             })
         });
     }
+}
+
+fn is_late(request: &dyn Request, now: Instant) -> bool {
+    request.deadline().is_some_and(|deadline| deadline <= now)
 }
 
 fn execute(conn: &Connection, sql: &str) -> Result<(), Error> {

@@ -168,6 +168,29 @@ fn a_group_that_was_rolled_back_is_applied_once() {
 }
 
 #[test]
+fn what_takes_too_long_is_not_done_and_costs_others_nothing() {
+    let fixture = Fixture::new();
+    let (begun, started) = bounded(1);
+    let (release, released) = bounded::<()>(0);
+    let database = fixture.database.clone();
+    let slow = in_thread(move || {
+        database.write_within(Duration::from_millis(100), "slow", move |tx| {
+            records::set(tx, "slow", Some("slow"))?;
+            let _ = begun.try_send(());
+            // Until after the deadline.
+            let _ = released.recv_timeout(PATIENCE);
+            Ok(())
+        })
+    });
+    started.recv_timeout(PATIENCE).unwrap();
+    assert!(slow.recv_timeout(Duration::from_millis(200)).is_err());
+    drop(release);
+    assert!(matches!(slow.recv_timeout(PATIENCE).unwrap(), Err(Error::Unavailable(_))));
+    fixture.database.write("other", put("other")).unwrap();
+    assert_eq!((fixture.setting("slow"), fixture.setting("other")), (None, Some("other".into())));
+}
+
+#[test]
 fn a_full_file_is_waited_for() {
     let fixture = Fixture::new();
     // SQLite's own bound stands for a full disk; the connection is the writer's.
