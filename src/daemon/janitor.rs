@@ -27,11 +27,14 @@ use crate::model::time::Time;
 use crate::spec;
 use crate::sys::clock;
 
-/// Evaluations recounted in one round: each costs a scan of its jobs, a few milliseconds for large ones.
+/// Evaluations recounted in one round: each costs a reader a scan of its jobs, a few milliseconds for large ones.
 const RECOUNTED: usize = 20;
 
 /// Rows removed in one transaction, so that other writers wait for milliseconds only.
 const ROWS: usize = 100;
+
+/// Jobs of an evaluation removed in one transaction: some 20 ms, as each costs five B-trees a row.
+const JOBS: usize = 1000;
 
 /// Directory entries looked at in one round.
 const ENTRIES: usize = 500;
@@ -139,6 +142,7 @@ fn run(mut chores: Chores, janitor: &mut Janitor, stop: &Stop) -> Result<(), Gon
 #[derive(Default)]
 struct Progress {
     recount: Option<EvaluationId>,
+    orphans: Option<BuildId>,
     build_logs: Option<Walk>,
     evaluation_logs: Option<Walk>,
     checkouts: Option<Walk>,
@@ -182,6 +186,7 @@ impl Janitor {
             Chore::Roots => self.roots(),
             Chore::Builds => self.builds(),
             Chore::History => self.history(),
+            Chore::Withdrawn => self.withdrawn(),
             Chore::Orphans => self.orphans(),
             Chore::Strays => self.strays(),
             Chore::Metrics => {
@@ -214,10 +219,11 @@ impl Janitor {
             log::warn!(target: "janitor", "{repaired} builds of the books were unknown to the queue; repaired");
         }
         let from = self.progress.recount.unwrap_or(EvaluationId(0));
-        let (repaired, next) =
-            self.write("recount", move |tx| db::maintenance::recount(tx, from, RECOUNTED))?;
-        for id in repaired {
-            log::warn!(target: "janitor", "the counters of evaluation {id} were wrong; repaired");
+        let (wrong, next) = db::maintenance::miscounted(self.reader()?, from, RECOUNTED)?;
+        for id in wrong {
+            if self.write("recount", move |tx| db::maintenance::recount(tx, id))? {
+                log::warn!(target: "janitor", "the counters of evaluation {id} were wrong; repaired");
+            }
         }
         // The next sweep goes on from here; there is no hurry.
         self.progress.recount = next;
@@ -370,24 +376,30 @@ impl Janitor {
 
     fn history(&mut self) -> Result<bool, Error> {
         let Some(age) = self.settings.history_expiry else { return Ok(false) };
-        let removed = self.write("expire history", move |tx| {
-            db::maintenance::expire_history(tx, age, RECOUNTED)
-        })?;
-        for id in &removed {
-            let name = format!("{id}.gz");
-            remove_file(&self.settings.log_directory.join("evaluations").join(name));
-        }
-        Ok(removed.len() >= RECOUNTED)
+        let expired =
+            self.write("expire history", move |tx| db::maintenance::expire_history(tx, age, ROWS))?;
+        Ok(expired.len() >= ROWS)
+    }
+
+    /// What is left of evaluations that expired or whose jobset was deleted.
+    fn withdrawn(&mut self) -> Result<bool, Error> {
+        let Some(id) = db::evaluations::withdrawn(self.reader()?)? else { return Ok(false) };
+        // While the books still know of it.
+        remove_file(&self.settings.log_directory.join("evaluations").join(format!("{id}.gz")));
+        self.write("remove an evaluation", move |tx| db::evaluations::remove_some(tx, id, JOBS))?;
+        Ok(true)
     }
 
     fn orphans(&mut self) -> Result<bool, Error> {
-        let removed =
-            self.write("remove orphans", |tx| db::maintenance::remove_orphans(tx, ROWS))?;
+        let from = self.progress.orphans;
+        let (removed, next) = self
+            .write("remove orphans", move |tx| db::maintenance::remove_orphans(tx, from, ROWS))?;
+        self.progress.orphans = next;
         for id in &removed {
             self.remove_left(*id)?;
             remove_file(&self.settings.log_directory.join("builds").join(format!("{id}.gz")));
         }
-        Ok(removed.len() >= ROWS)
+        Ok(next.is_some())
     }
 
     /// Products that the books know nothing of: left by a crash between a removal there and here, or by a build that was

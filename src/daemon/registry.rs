@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, at, bounded, never, select_biased};
 use self::core::{Core, Effect};
 use super::monitor::{self, Message as MonitorMessage, News, Reply, Seed, Untold};
 use super::{builder, evaluator, updater};
-use crate::actor::{self, Ended, Gone, Spawner, Stop, ask};
+use crate::actor::{self, Ended, Gone, PATIENCE, Spawner, Stop, ask};
 use crate::db::promises::{self, Promise};
 use crate::db::{self, Database, Reader};
 use crate::model::error::chain;
@@ -34,6 +34,9 @@ const NEWS: usize = 1024;
 
 /// How long a write may take before the asker is told so: less than askers' own patience.
 const WRITING: Duration = Duration::from_secs(4);
+
+/// Likewise for deleting a jobset, which cancels what waits for it: there may be 100,000 builds, on a slow machine.
+const DELETING: Duration = Duration::from_secs(30);
 
 /// Why a request could not be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +144,9 @@ impl Handle {
     }
 
     pub(crate) fn delete(&self, name: &JobsetName) -> Result<Result<(), Refusal>, Gone> {
-        ask(&self.inbox, |reply| Message::Delete(name.clone(), reply))
+        let (reply, answer) = bounded(1);
+        self.inbox.send_timeout(Message::Delete(name.clone(), reply), PATIENCE)?;
+        Ok(answer.recv_timeout(DELETING + PATIENCE)?)
     }
 
     /// Evaluates the same commits again, now.
@@ -372,13 +377,19 @@ impl Thread {
 
     fn delete(&mut self, name: &JobsetName, out: &mut Vec<Effect>) -> Result<(), Refusal> {
         let deleted = name.clone();
-        let changes = self.ports.database.write_within(WRITING, "delete a jobset", move |tx| {
-            db::jobsets::delete(tx, &deleted)
-        })?;
-        self.core.remove(name, out);
-        self.ports.evaluator.cancel_jobset(name)?;
+        let changes = self
+            .ports
+            .database
+            .write_within(DELETING, "delete a jobset", move |tx| db::jobsets::delete(tx, &deleted));
+        // One that the books do not know must not be watched either.
+        if matches!(changes, Ok(_) | Err(db::Error::NotFound(_))) {
+            self.core.remove(name, out);
+        }
+        let changes = changes?;
+        // Neither is kept from hearing of it by the other's not listening.
+        let canceled = self.ports.evaluator.cancel_jobset(name);
         self.ports.builder.changed(changes)?;
-        Ok(())
+        Ok(canceled?)
     }
 
     fn perform(&mut self, effect: Effect, out: &mut Vec<Effect>) {

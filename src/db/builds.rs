@@ -23,7 +23,7 @@ pub(crate) use register::{depend, register};
 pub(crate) use restart::{prioritize, restart, restart_evaluation};
 pub(crate) use run::{end, recover, start};
 
-pub(super) use change::{adopt, slot};
+pub(super) use change::{adopt, hand_over, slot};
 #[cfg(test)]
 pub(super) use list::query;
 pub(super) use run::insert_products;

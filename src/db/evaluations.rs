@@ -1,6 +1,7 @@
 //! Evaluations and their checkouts.
 //!
-//! Invariant: a started evaluation ends once; the counters are the business of `builds`.
+//! Invariant: a started evaluation ends once; the counters are the business of `builds`. One that is to go is
+//! withdrawn first, which is quick: nobody sees it any more. Its rows are removed afterwards, some at a time.
 
 use std::path::PathBuf;
 
@@ -8,11 +9,15 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::builds::{self, Changes};
 use super::{Error, Tx, convert, jobsets};
+use crate::model::build::BuildId;
 use crate::model::evaluation::{Checkout, Counts, Ending, Evaluation, EvaluationId};
 use crate::model::event::What;
 use crate::model::spec::JobsetName;
 use crate::model::status::EvaluationStatus;
 use crate::model::time::Time;
+
+/// The jobset of evaluations that were withdrawn. No jobset can have this name.
+pub(super) const WITHDRAWN: &str = ".withdrawn";
 
 /// Records an evaluation as started with the checkouts it is made from. `NotFound` if the jobset is gone.
 pub(crate) fn start(
@@ -119,8 +124,10 @@ pub(crate) fn last_fingerprint(
 
 pub(crate) fn get(conn: &Connection, id: EvaluationId) -> Result<Option<Evaluation>, Error> {
     let found = conn
-        .prepare_cached(&format!("SELECT {COLUMNS} FROM evaluations WHERE id = ?1"))?
-        .query_row([id], read)
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM evaluations WHERE id = ?1 AND jobset <> ?2"
+        ))?
+        .query_row(params![id, WITHDRAWN], read)
         .optional()?;
     found.map(|evaluation| with_checkouts(conn, evaluation)).transpose()
 }
@@ -141,9 +148,9 @@ pub(crate) fn list(
             .collect::<Result<_, _>>()?,
         None => conn
             .prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM evaluations ORDER BY id DESC LIMIT ?1"
+                "SELECT {COLUMNS} FROM evaluations WHERE jobset <> ?2 ORDER BY id DESC LIMIT ?1"
             ))?
-            .query_map([limit], read)?
+            .query_map(params![limit, WITHDRAWN], read)?
             .collect::<Result<_, _>>()?,
     };
     evaluations.into_iter().map(|evaluation| with_checkouts(conn, evaluation)).collect()
@@ -197,37 +204,78 @@ pub(super) fn checkouts(conn: &Connection, id: EvaluationId) -> Result<Vec<Check
 
 /// The jobset of an evaluation. `NotFound` if there is no such evaluation.
 pub(super) fn jobset(conn: &Connection, id: EvaluationId) -> Result<JobsetName, Error> {
-    conn.prepare_cached("SELECT jobset FROM evaluations WHERE id = ?1")?
-        .query_row([id], |row| row.get(0))
+    conn.prepare_cached("SELECT jobset FROM evaluations WHERE id = ?1 AND jobset <> ?2")?
+        .query_row(params![id, WITHDRAWN], |row| row.get(0))
         .optional()?
         .ok_or_else(|| Error::NotFound(format!("evaluation {id}")))
 }
 
-/// Removes evaluations with their jobs and checkouts. Their builds are handed to other evaluations with a job
-/// for them; those without are left to `maintenance::remove_orphans`.
-pub(super) fn remove(tx: &mut Tx<'_>, ids: &[EvaluationId]) -> Result<(), Error> {
+/// Takes evaluations out of everybody's sight, however many jobs they have; those that run are over. What is left of
+/// them is for `remove_some`.
+pub(super) fn withdraw(tx: &mut Tx<'_>, ids: &[EvaluationId]) -> Result<(), Error> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    // Every evaluation has a jobset.
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO jobsets (name, specification, active, created) VALUES (?1, '', 0, ?2)
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![WITHDRAWN, tx.now])?;
     for id in ids {
         tx.conn
             .prepare_cached(
-                "INSERT INTO orphans (build) SELECT DISTINCT build FROM jobs WHERE evaluation = ?1
+                "UPDATE evaluations SET jobset = ?2, status = CASE status WHEN -1 THEN 2 ELSE status END
+                 WHERE id = ?1",
+            )?
+            .execute(params![id, WITHDRAWN])?;
+    }
+    Ok(())
+}
+
+/// The first of those that were withdrawn and are not removed yet.
+pub(crate) fn withdrawn(conn: &Connection) -> Result<Option<EvaluationId>, Error> {
+    Ok(conn
+        .prepare_cached("SELECT id FROM evaluations WHERE jobset = ?1 ORDER BY id LIMIT 1")?
+        .query_row([WITHDRAWN], |row| row.get(0))
+        .optional()?)
+}
+
+/// Removes at most `limit` jobs of an evaluation that was withdrawn, and itself after the last. Builds that it
+/// introduced are handed to other evaluations with a job for them; those without are left to
+/// `maintenance::remove_orphans`.
+pub(crate) fn remove_some(tx: &mut Tx<'_>, id: EvaluationId, limit: usize) -> Result<(), Error> {
+    let jobs: Vec<(String, String, BuildId, bool)> = tx
+        .conn
+        .prepare_cached(
+            "SELECT j.name, j.system, j.build, b.evaluation = j.evaluation
+             FROM evaluations e CROSS JOIN jobs j ON j.evaluation = e.id CROSS JOIN builds b ON b.id = j.build
+             WHERE e.id = ?1 AND e.jobset = ?2 LIMIT ?3",
+        )?
+        .query_map(params![id, WITHDRAWN, convert::limit(limit)], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?
+        .collect::<Result<_, _>>()?;
+    for (name, system, build, introduced) in &jobs {
+        tx.conn
+            .prepare_cached("DELETE FROM jobs WHERE evaluation = ?1 AND name = ?2 AND system = ?3")?
+            .execute(params![id, name, system])?;
+        tx.conn
+            .prepare_cached(
+                "INSERT INTO orphans (build)
+                 SELECT ?1 WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE build = ?1)
                  ON CONFLICT DO NOTHING",
             )?
-            .execute([id])?;
-        let introduced: Vec<_> = tx
-            .conn
-            .prepare_cached("SELECT id FROM builds WHERE evaluation = ?1")?
-            .query_map([id], |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
-        tx.conn.prepare_cached("DELETE FROM evaluations WHERE id = ?1")?.execute([id])?;
-        for build in introduced {
-            if !builds::adopt(tx.conn, build)? {
-                tx.conn
-                    .prepare_cached(
-                        "INSERT INTO orphans (build) VALUES (?1) ON CONFLICT DO NOTHING",
-                    )?
-                    .execute([build])?;
-            }
+            .execute([build])?;
+        if *introduced {
+            builds::adopt(tx.conn, *build)?;
         }
+    }
+    if jobs.len() < limit {
+        tx.conn
+            .prepare_cached("DELETE FROM evaluations WHERE id = ?1 AND jobset = ?2")?
+            .execute(params![id, WITHDRAWN])?;
     }
     Ok(())
 }

@@ -58,8 +58,8 @@ pub(crate) fn set_active(tx: &mut Tx<'_>, name: &JobsetName, active: bool) -> Re
     tx.emit(What::JobsetChanged, Some(name), None, None, None)
 }
 
-/// Deletes a jobset with its evaluations, jobs and dashboards. Builds that other jobsets' jobs point to are
-/// handed to one of those; the others that are pending are canceled and left to the janitor.
+/// Deletes a jobset with its dashboards and withdraws its evaluations, which the janitor removes. Pending builds that
+/// other jobsets' jobs point to are handed to one of those; the others are canceled.
 pub(crate) fn delete(tx: &mut Tx<'_>, name: &JobsetName) -> Result<Changes, Error> {
     if get(tx.conn, name)?.is_none() {
         return Err(not_found(name));
@@ -70,7 +70,8 @@ pub(crate) fn delete(tx: &mut Tx<'_>, name: &JobsetName) -> Result<Changes, Erro
         .prepare_cached("SELECT id FROM evaluations WHERE jobset = ?1 ORDER BY id")?
         .query_map([name], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    evaluations::remove(tx, &own)?;
+    evaluations::withdraw(tx, &own)?;
+    builds::hand_over(tx, name)?;
     tx.conn.prepare_cached("DELETE FROM jobsets WHERE name = ?1")?.execute([name])?;
     tx.emit(What::JobsetChanged, Some(name), None, None, None)?;
     Ok(changes)
@@ -124,9 +125,10 @@ pub(crate) fn get(conn: &Connection, name: &JobsetName) -> Result<Option<Jobset>
 
 /// In the order of names.
 pub(crate) fn list(conn: &Connection) -> Result<Vec<Jobset>, Error> {
-    let mut statement =
-        conn.prepare_cached(&format!("SELECT {COLUMNS} FROM jobsets j ORDER BY j.name"))?;
-    let rows = statement.query_map([], read)?;
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM jobsets j WHERE j.name <> ?1 ORDER BY j.name"
+    ))?;
+    let rows = statement.query_map([evaluations::WITHDRAWN], read)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

@@ -84,44 +84,56 @@ fn publish(aside: &Path, target: &Path) -> Result<(), Error> {
     }
 }
 
-/// Recounts the counters of evaluations `from..` (at most `limit`) and repairs those that differ; returns the
-/// repaired ones and where to go on, `None` at the end.
-pub(crate) fn recount(
-    tx: &mut Tx<'_>,
+/// Compares the counters of evaluations `from..` (at most `limit`) with a recount; returns those that differ and where
+/// to go on, `None` at the end. Only reads, so that nobody's writes wait for it.
+pub(crate) fn miscounted(
+    conn: &Connection,
     from: EvaluationId,
     limit: usize,
 ) -> Result<(Vec<EvaluationId>, Option<EvaluationId>), Error> {
-    let ids: Vec<EvaluationId> = tx
-        .conn
-        .prepare_cached("SELECT id FROM evaluations WHERE id >= ?1 ORDER BY id LIMIT ?2")?
-        .query_map(params![from, convert::limit(limit)], |row| row.get(0))?
+    let ids: Vec<EvaluationId> = conn
+        .prepare_cached(
+            "SELECT id FROM evaluations WHERE id >= ?1 AND jobset <> ?2 ORDER BY id LIMIT ?3",
+        )?
+        .query_map(params![from, evaluations::WITHDRAWN, convert::limit(limit)], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    let mut repaired = Vec::new();
+    let mut wrong = Vec::new();
     for &id in &ids {
-        let counts = count(tx.conn, id)?;
-        let changed = tx
-            .conn
-            .prepare_cached(
-                "UPDATE evaluations
-                 SET total = ?2, succeeded = ?3, failed = ?4, pending = ?5, aborted = ?6, canceled = ?7
-                 WHERE id = ?1 AND (total, succeeded, failed, pending, aborted, canceled)
-                     <> (?2, ?3, ?4, ?5, ?6, ?7)",
-            )?
-            .execute(params![
-                id,
-                counts.total,
-                counts.succeeded,
-                counts.failed,
-                counts.pending,
-                counts.aborted,
-                counts.canceled
-            ])?;
-        if changed == 1 {
-            repaired.push(id);
+        // Counters and jobs of the same moment.
+        let snapshot = conn.is_autocommit().then(|| conn.unchecked_transaction()).transpose()?;
+        let counted = count(conn, id)?;
+        let kept = evaluations::get(conn, id)?.map(|evaluation| evaluation.jobs);
+        if kept.is_some_and(|kept| kept != counted) {
+            wrong.push(id);
         }
+        drop(snapshot); // It only read.
     }
     let next = ids.last().filter(|_| ids.len() == limit).map(|last| EvaluationId(last.0 + 1));
-    Ok((repaired, next))
+    Ok((wrong, next))
+}
+
+/// Recounts an evaluation's counters; returns whether they were wrong.
+pub(crate) fn recount(tx: &mut Tx<'_>, id: EvaluationId) -> Result<bool, Error> {
+    let counts = count(tx.conn, id)?;
+    let changed = tx
+        .conn
+        .prepare_cached(
+            "UPDATE evaluations
+             SET total = ?2, succeeded = ?3, failed = ?4, pending = ?5, aborted = ?6, canceled = ?7
+             WHERE id = ?1 AND jobset <> ?8 AND (total, succeeded, failed, pending, aborted, canceled)
+                 <> (?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            id,
+            counts.total,
+            counts.succeeded,
+            counts.failed,
+            counts.pending,
+            counts.aborted,
+            counts.canceled,
+            evaluations::WITHDRAWN
+        ])?;
+    Ok(changed == 1)
 }
 
 fn count(conn: &Connection, id: EvaluationId) -> Result<Counts, Error> {
@@ -139,7 +151,7 @@ fn count(conn: &Connection, id: EvaluationId) -> Result<Counts, Error> {
     Ok(counts)
 }
 
-/// Removes ended evaluations older than `age` (never an active jobset's newest), at most `limit`.
+/// Withdraws ended evaluations older than `age` (never an active jobset's newest), at most `limit`.
 pub(crate) fn expire_history(
     tx: &mut Tx<'_>,
     age: Duration,
@@ -148,38 +160,60 @@ pub(crate) fn expire_history(
     let ids: Vec<EvaluationId> = tx
         .conn
         .prepare_cached(
-            "SELECT e.id FROM evaluations e WHERE e.timestamp < ?1 AND e.status >= 0 AND e.pending = 0
+            "SELECT e.id FROM evaluations e
+             WHERE e.timestamp < ?1 AND e.status >= 0 AND e.pending = 0 AND e.jobset <> ?3
                  AND NOT EXISTS (SELECT 1 FROM jobsets j WHERE j.name = e.jobset AND j.active
                      AND e.id = (SELECT max(n.id) FROM evaluations n WHERE n.jobset = j.name))
              ORDER BY e.timestamp, e.id LIMIT ?2",
         )?
-        .query_map(params![tx.now.before(age), convert::limit(limit)], |row| row.get(0))?
+        .query_map(
+            params![tx.now.before(age), convert::limit(limit), evaluations::WITHDRAWN],
+            |row| row.get(0),
+        )?
         .collect::<Result<_, _>>()?;
-    evaluations::remove(tx, &ids)?;
+    evaluations::withdraw(tx, &ids)?;
     Ok(ids)
 }
 
-/// Removes ended builds that no job points to, at most `limit`; returns them so that their files can go.
-/// One that another build still needs stays until that one goes.
-pub(crate) fn remove_orphans(tx: &mut Tx<'_>, limit: usize) -> Result<Vec<BuildId>, Error> {
-    tx.conn
-        .prepare_cached(
-            "DELETE FROM orphans WHERE EXISTS (SELECT 1 FROM jobs j WHERE j.build = orphans.build)",
-        )?
-        .execute([])?;
+/// Goes on over builds that no job pointed to, from the one before `from` or the newest on; at most `limit` of them.
+/// Removes those that have ended and that no other build needs; returns them, so that their files can go, and where
+/// to go on, `None` at the end. Newer ones come first because they need older ones more often than the other way round.
+pub(crate) fn remove_orphans(
+    tx: &mut Tx<'_>,
+    from: Option<BuildId>,
+    limit: usize,
+) -> Result<(Vec<BuildId>, Option<BuildId>), Error> {
     let ids: Vec<BuildId> = tx
         .conn
-        .prepare_cached(
-            "SELECT o.build FROM orphans o CROSS JOIN builds b ON b.id = o.build
-             WHERE b.status >= 0 AND NOT EXISTS (SELECT 1 FROM dependencies d WHERE d.target = o.build)
-             ORDER BY o.build DESC LIMIT ?1",
-        )?
-        .query_map([convert::limit(limit)], |row| row.get(0))?
+        .prepare_cached("SELECT build FROM orphans WHERE build < ?1 ORDER BY build DESC LIMIT ?2")?
+        .query_map(params![from.unwrap_or(BuildId(i64::MAX)), convert::limit(limit)], |row| {
+            row.get(0)
+        })?
         .collect::<Result<_, _>>()?;
-    for id in &ids {
-        tx.conn.prepare_cached("DELETE FROM builds WHERE id = ?1")?.execute([id])?;
+    let mut removed = Vec::new();
+    for &id in &ids {
+        let found_a_job = tx
+            .conn
+            .prepare_cached(
+                "DELETE FROM orphans WHERE build = ?1 AND EXISTS (SELECT 1 FROM jobs WHERE build = ?1)",
+            )?
+            .execute([id])?;
+        if found_a_job == 1 {
+            continue;
+        }
+        let gone = tx
+            .conn
+            .prepare_cached(
+                "DELETE FROM builds WHERE id = ?1 AND status >= 0
+                     AND NOT EXISTS (SELECT 1 FROM dependencies d WHERE d.target = ?1)",
+            )?
+            .execute([id])?;
+        if gone == 1 {
+            removed.push(id);
+        }
     }
-    Ok(ids)
+    let next = ids.last().filter(|_| ids.len() == limit).copied();
+    Ok((removed, next))
 }
 
 /// Computes the metrics (types 0–12 of the reference, in UTC days).
@@ -251,10 +285,12 @@ mod tests {
             (0..3).map(|n| books.evaluated(&name, &[job(&format!("x{n}"), &[])])).collect();
         let good = books.counts(ids[1]);
         books.conn.execute("UPDATE evaluations SET failed = 7 WHERE id = ?1", [ids[1]]).unwrap();
-        let first = books.write(|tx| recount(tx, EvaluationId(0), 2)).unwrap();
+        let first = miscounted(&books.conn, EvaluationId(0), 2).unwrap();
         assert_eq!(first, (vec![ids[1]], Some(ids[2])));
-        let rest = books.write(|tx| recount(tx, ids[2], 2)).unwrap();
-        assert_eq!((rest, books.counts(ids[1])), ((vec![], None), good));
+        assert_eq!(miscounted(&books.conn, ids[2], 2).unwrap(), (vec![], None));
+        assert!(books.write(|tx| recount(tx, ids[1])).unwrap());
+        assert_eq!(books.counts(ids[1]), good);
+        assert!(!books.write(|tx| recount(tx, ids[1])).unwrap(), "another has repaired it");
     }
 
     #[test]
@@ -272,13 +308,53 @@ mod tests {
         assert!(books.write(|tx| expire_history(tx, DAY * 11, 9)).unwrap().is_empty());
         let gone = books.write(|tx| expire_history(tx, DAY * 9, 9)).unwrap();
         assert_eq!(gone, [first, other]);
+        assert!(books.write(|tx| expire_history(tx, DAY * 9, 9)).unwrap().is_empty());
+        assert!(evaluations::get(&books.conn, first).unwrap().is_none());
+        books.remove_withdrawn();
         // The build that the newer evaluation wants was handed over; the others can go.
         assert_eq!(books.build("x").evaluation, second);
         let orphans = [books.id("z"), books.id("y")];
-        assert_eq!(books.write(|tx| remove_orphans(tx, 9)).unwrap(), orphans);
+        assert_eq!(books.remove_orphans(), orphans);
         assert_eq!(books.status("x"), BuildStatus::Succeeded);
-        assert!(books.write(|tx| remove_orphans(tx, 9)).unwrap().is_empty());
+        assert!(books.remove_orphans().is_empty());
         assert!(check(&books.conn).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_withdrawn_goes_in_small_steps() {
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        let jobs: Vec<_> = (0..10).map(|n| job(&format!("x{n}"), &[])).collect();
+        let old = books.evaluated(&name, &jobs);
+        books.write(|tx| jobsets::delete(tx, &name)).unwrap();
+        let rows = |books: &Books| -> i64 {
+            books.conn.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0)).unwrap()
+        };
+        for left in [7, 4, 1] {
+            assert_eq!(evaluations::withdrawn(&books.conn).unwrap(), Some(old));
+            books.write(|tx| evaluations::remove_some(tx, old, 3)).unwrap();
+            assert_eq!(rows(&books), left);
+        }
+        books.write(|tx| evaluations::remove_some(tx, old, 3)).unwrap();
+        assert_eq!((evaluations::withdrawn(&books.conn).unwrap(), rows(&books)), (None, 0));
+        // Likewise the builds, each once.
+        let mut from = None;
+        for removed in [4, 4, 2] {
+            let (ids, next) = books.write(|tx| remove_orphans(tx, from, 4)).unwrap();
+            assert_eq!((ids.len(), next.is_some()), (removed, removed == 4));
+            from = next;
+        }
+        assert!(check(&books.conn).unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_evaluation_that_is_not_withdrawn_is_not_removed() {
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        let id = books.evaluated(&name, &[job("x", &[])]);
+        books.write(|tx| evaluations::remove_some(tx, id, 9)).unwrap();
+        assert_eq!(books.counts(id).total, 1);
+        assert_eq!(miscounted(&books.conn, id, 9).unwrap(), (vec![], None));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::builds::{self, Changes};
-use super::{Error, Tx, evaluations, jobsets, migrate};
+use super::{Error, Tx, evaluations, jobsets, maintenance, migrate};
 use crate::model::build::{Build, BuildId, Order, Outcome};
 use crate::model::evaluation::{Checkout, Counts, Ending, EvaluationId};
 use crate::model::event::Event;
@@ -73,6 +73,18 @@ impl Books {
 
     pub(crate) fn register(&mut self, evaluation: EvaluationId, jobs: &[NewJob]) -> Changes {
         self.write(|tx| builds::register(tx, evaluation, jobs)).unwrap()
+    }
+
+    /// All that the janitor removes of evaluations that were withdrawn.
+    pub(crate) fn remove_withdrawn(&mut self) {
+        while let Some(id) = evaluations::withdrawn(&self.conn).unwrap() {
+            self.write(|tx| evaluations::remove_some(tx, id, 2)).unwrap();
+        }
+    }
+
+    /// One pass of the janitor over builds without jobs.
+    pub(crate) fn remove_orphans(&mut self) -> Vec<BuildId> {
+        self.write(|tx| maintenance::remove_orphans(tx, None, 100)).unwrap().0
     }
 
     /// The build of a derivation.

@@ -20,6 +20,8 @@ pub(super) enum Chore {
     Builds,
     /// Old evaluations.
     History,
+    /// Evaluations that nobody sees any more.
+    Withdrawn,
     /// Builds that no job points to.
     Orphans,
     /// Products without a build.
@@ -42,6 +44,7 @@ impl Chore {
         (Self::Stale, Duration::from_secs(5), MINUTE),
         (Self::Metrics, Duration::from_secs(30), HOUR),
         (Self::Builds, Duration::from_secs(45), MINUTE),
+        (Self::Withdrawn, Duration::from_secs(50), MINUTE),
         (Self::Checkouts, Duration::from_secs(120), HOUR),
         (Self::Caches, Duration::from_secs(270), DAY),
         (Self::Orphans, Duration::from_secs(150), HOUR),
@@ -64,6 +67,7 @@ impl Chore {
             Self::Roots => "expiry of roots",
             Self::Builds => "expiry of waiting builds",
             Self::History => "expiry of evaluations",
+            Self::Withdrawn => "removal of evaluations",
             Self::Orphans => "removal of unwanted builds",
             Self::Strays => "removal of stray products",
             Self::Metrics => "metrics",
@@ -98,6 +102,7 @@ impl Chores {
             | Chore::Caches
             | Chore::Products
             | Chore::Roots
+            | Chore::Withdrawn
             | Chore::Orphans
             | Chore::Strays
             | Chore::Metrics => true,

@@ -173,3 +173,29 @@ fn old_logs_expire() {
     let left = |name: &str| logs.join(name).exists();
     assert_eq!((left("1.gz"), left("2.gz"), left("notes")), (false, true, true));
 }
+
+#[test]
+fn what_a_deleted_jobset_leaves_is_removed() {
+    let mut bench = Bench::new();
+    bench.jobset("gone", "/srv/gone");
+    let name = JobsetName::new("gone").unwrap();
+    let started = name.clone();
+    let id = bench
+        .janitor
+        .write("evaluation", move |tx| db::evaluations::start(tx, &started, "f", Time(1), &[]))
+        .unwrap();
+    let logs = bench.place.path().join("log/evaluations");
+    fs::create_dir_all(&logs).unwrap();
+    for log in [id, EvaluationId(id.0 + 1)] {
+        File::create(logs.join(format!("{log}.gz"))).unwrap();
+    }
+    bench.perform(Chore::Withdrawn);
+    assert_eq!(fs::read_dir(&logs).unwrap().count(), 2);
+    bench.janitor.write("delete", move |tx| db::jobsets::delete(tx, &name).map(drop)).unwrap();
+    bench.perform(Chore::Withdrawn);
+    assert_eq!(fs::read_dir(&logs).unwrap().count(), 1);
+    let reader = bench.janitor.reader().unwrap();
+    let left: i64 =
+        reader.query_row("SELECT count(*) FROM evaluations", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0);
+}

@@ -90,8 +90,9 @@ pub(crate) fn cancel_jobset(tx: &mut Tx<'_>, jobset: &JobsetName) -> Result<Chan
     let wanted = |conn: &Connection, build: BuildId| {
         Ok(conn
             .prepare_cached(
+                // Jobs of a jobset that was deleted are still there for a while.
                 "SELECT EXISTS (SELECT 1 FROM jobs WHERE build = ?1
-                     AND jobset <> (SELECT id FROM jobsets WHERE name = ?2))",
+                     AND jobset IN (SELECT id FROM jobsets WHERE name <> ?2))",
             )?
             .query_row(params![build, jobset], |row| row.get(0))?)
     };

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Changes;
-use crate::db::{Error, Tx};
+use crate::db::{Error, Tx, evaluations};
 use crate::model::build::{BuildId, Kind, Store};
 use crate::model::evaluation::{Counts, EvaluationId};
 use crate::model::event::What;
@@ -143,17 +143,34 @@ pub(in crate::db) fn slot(counts: &mut Counts, status: BuildStatus) -> &mut i64 
     }
 }
 
-/// Hands a build whose evaluation was removed to the newest other one with a job for it; false if there is none.
-pub(in crate::db) fn adopt(conn: &Connection, id: BuildId) -> Result<bool, Error> {
-    let changed = conn
+/// Hands a build whose evaluation was withdrawn to the newest other one with a job for it, if there is one.
+pub(in crate::db) fn adopt(conn: &Connection, id: BuildId) -> Result<(), Error> {
+    let heir: Option<(EvaluationId, JobsetName, String)> = conn
         .prepare_cached(
-            "UPDATE builds SET (evaluation, jobset, job) =
-                 (SELECT j.evaluation, e.jobset, j.name FROM jobs j JOIN evaluations e ON e.id = j.evaluation
-                  WHERE j.build = ?1 ORDER BY j.evaluation DESC LIMIT 1)
-             WHERE id = ?1 AND EXISTS (SELECT 1 FROM jobs WHERE build = ?1)",
+            "SELECT j.evaluation, e.jobset, j.name FROM jobs j CROSS JOIN evaluations e ON e.id = j.evaluation
+             WHERE j.build = ?1 AND e.jobset <> ?2 ORDER BY j.evaluation DESC LIMIT 1",
         )?
-        .execute([id])?;
-    Ok(changed == 1)
+        .query_row(params![id, evaluations::WITHDRAWN], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .optional()?;
+    if let Some((evaluation, jobset, job)) = heir {
+        conn.prepare_cached(
+            "UPDATE builds SET evaluation = ?2, jobset = ?3, job = ?4 WHERE id = ?1",
+        )?
+        .execute(params![id, evaluation, jobset, job])?;
+    }
+    Ok(())
+}
+
+/// Hands the pending builds of a jobset whose evaluations were withdrawn to others that want them.
+pub(in crate::db) fn hand_over(tx: &Tx<'_>, jobset: &JobsetName) -> Result<(), Error> {
+    let ids: Vec<BuildId> = tx
+        .conn
+        .prepare_cached("SELECT id FROM builds WHERE status < 0 AND jobset = ?1")?
+        .query_map([jobset], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    ids.into_iter().try_for_each(|id| adopt(tx.conn, id))
 }
 
 struct Touched {

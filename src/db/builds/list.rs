@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use rusqlite::types::ToSql;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::db::{Error, convert};
+use crate::db::{Error, convert, evaluations};
 #[cfg(test)]
 use crate::model::build::Product;
 use crate::model::build::{Build, BuildId};
@@ -167,8 +167,10 @@ pub(crate) fn settled(
     evaluation: EvaluationId,
 ) -> Result<Option<(bool, bool)>, Error> {
     Ok(conn
-        .prepare_cached("SELECT status, pending, total, succeeded FROM evaluations WHERE id = ?1")?
-        .query_row([evaluation], |row| {
+        .prepare_cached(
+            "SELECT status, pending, total, succeeded FROM evaluations WHERE id = ?1 AND jobset <> ?2",
+        )?
+        .query_row(params![evaluation, evaluations::WITHDRAWN], |row| {
             let status: EvaluationStatus = row.get(0)?;
             let (pending, total, succeeded): (i64, i64, i64) =
                 (row.get(1)?, row.get(2)?, row.get(3)?);

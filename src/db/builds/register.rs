@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::change::{Along, Cause, Known, Work, is_lost, kind_number};
 use super::{Changes, weather};
-use crate::db::{Error, Tx};
+use crate::db::{Error, Tx, evaluations};
 use crate::model::build::{BuildId, Kind, Store};
 use crate::model::evaluation::EvaluationId;
 use crate::model::event::What;
@@ -114,9 +114,11 @@ fn registrar(tx: &Tx<'_>, evaluation: EvaluationId) -> Result<Registrar, Error> 
         .conn
         .prepare_cached(
             "SELECT e.status, e.jobset, j.id FROM evaluations e JOIN jobsets j ON j.name = e.jobset
-             WHERE e.id = ?1",
+             WHERE e.id = ?1 AND e.jobset <> ?2",
         )?
-        .query_row([evaluation], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .query_row(params![evaluation, evaluations::WITHDRAWN], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
         .optional()?;
     match found {
         None => Err(Error::NotFound(format!("evaluation {evaluation}"))),
@@ -238,14 +240,14 @@ fn existing(
         .conn()
         .prepare_cached(
             "SELECT b.id, b.status, coalesce(b.canceled_by = ?2, 0),
-                 NOT EXISTS (SELECT 1 FROM evaluations e WHERE e.id = b.evaluation)
+                 NOT EXISTS (SELECT 1 FROM evaluations e WHERE e.id = b.evaluation AND e.jobset <> ?3)
              FROM builds b WHERE b.derivation = ?1",
         )?
-        .query_row(params![job.derivation, Cause::NAME], |row| {
+        .query_row(params![job.derivation, Cause::NAME, evaluations::WITHDRAWN], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         })?;
     if homeless {
-        // Its evaluation was removed, and the janitor has not come by yet.
+        // Its evaluation was withdrawn or removed, and the janitor has not come by yet.
         work.conn()
             .prepare_cached(
                 "UPDATE builds SET evaluation = ?2, jobset = ?3, job = ?4 WHERE id = ?1",

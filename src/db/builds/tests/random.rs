@@ -153,7 +153,10 @@ impl World {
         let age = Duration::from_secs(self.random.u64(0..5000));
         self.books.write(|tx| maintenance::expire_history(tx, age, 3)).unwrap();
         self.books.write(|tx| maintenance::expire_products(tx, age, 3)).unwrap();
-        self.books.write(|tx| maintenance::remove_orphans(tx, 5)).unwrap();
+        if let Some(id) = evaluations::withdrawn(&self.books.conn).unwrap() {
+            self.books.write(|tx| evaluations::remove_some(tx, id, 4)).unwrap();
+        }
+        self.books.write(|tx| maintenance::remove_orphans(tx, None, 5)).unwrap();
         None
     }
 
@@ -197,8 +200,7 @@ impl World {
     }
 
     fn check(&mut self, when: &str) {
-        let wrong =
-            self.books.write(|tx| maintenance::recount(tx, EvaluationId(0), 10_000)).unwrap();
+        let wrong = maintenance::miscounted(&self.books.conn, EvaluationId(0), 10_000).unwrap();
         assert_eq!(wrong.0, [], "{when}: counters differ from a recount");
         let none = |what: &str, sql: &str| {
             let found: i64 = self
@@ -223,7 +225,8 @@ impl World {
         none("a bad ending without a reason", "builds WHERE status > 0 AND error IS NULL");
         none(
             "a build with jobs, but none in its evaluation",
-            "builds b WHERE EXISTS (SELECT 1 FROM jobs WHERE build = b.id)
+            "builds b WHERE EXISTS (SELECT 1 FROM jobs j JOIN evaluations e ON e.id = j.evaluation
+                             WHERE j.build = b.id AND e.jobset <> '.withdrawn')
              AND NOT EXISTS (SELECT 1 FROM jobs WHERE build = b.id AND evaluation = b.evaluation)",
         );
         none(

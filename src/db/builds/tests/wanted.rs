@@ -107,13 +107,17 @@ fn deleting_a_jobset_hands_over_what_others_use() {
     assert!(jobsets::get(&books.conn, &a).unwrap().is_none());
     assert!(evaluations::list(&books.conn, Some(&a), 9).unwrap().is_empty());
     assert!(matches!(books.write(|tx| jobsets::delete(tx, &a)), Err(Error::NotFound(_))));
+    // The name is free at once, and what comes is none of the old.
+    let again = books.jobset("a");
+    assert_eq!(evaluations::last_fingerprint(&books.conn, &again).unwrap(), None);
+    books.remove_withdrawn();
+    assert_eq!(books.build("shared").jobset, b);
     // The janitor takes what ended and nobody has a job for; `deep` stays as long as `shared` needs it.
     let orphans = [books.id("done"), books.id("own")];
-    let gone = books.write(|tx| crate::db::maintenance::remove_orphans(tx, 9)).unwrap();
-    assert_eq!(gone, orphans);
+    assert_eq!(books.remove_orphans(), orphans);
     books.run("deep", &success());
     books.run("shared", &success());
-    assert!(books.write(|tx| crate::db::maintenance::remove_orphans(tx, 9)).unwrap().is_empty());
+    assert!(books.remove_orphans().is_empty());
     assert_eq!(books.status("shared"), Succeeded);
 }
 
@@ -126,6 +130,6 @@ fn a_build_left_by_a_deleted_jobset_finds_a_new_home() {
     let evaluation = books.evaluated(&b, &[job("x", &[])]);
     let build = books.build("x");
     assert_eq!((build.jobset, build.evaluation, build.status), (b, evaluation, Scheduled));
-    assert!(books.write(|tx| crate::db::maintenance::remove_orphans(tx, 9)).unwrap().is_empty());
+    assert!(books.remove_orphans().is_empty());
     assert_eq!(books.start("x").checkouts.len(), 1);
 }
