@@ -638,8 +638,8 @@ impl World {
                     let again = self.queue.started(id, order.attempt);
                     let before = self.running.insert(id, order.attempt);
                     assert_eq!(before, None, "build {id} runs twice at once");
-                    for (need, _) in &order.needs {
-                        assert!(!need.is_empty());
+                    for need in &order.needs {
+                        assert!(!need.job.is_empty() && !need.expired, "build {id}: {need:?}");
                     }
                     let (life, attempt) = (self.life, order.attempt);
                     self.soon(120_000, Event::BuildEnded { life, id, attempt });

@@ -266,9 +266,10 @@ pub(crate) fn has_nothing(conn: &Connection, id: BuildId) -> Result<bool, Error>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::testing::{Books, failure, job, success};
+    use crate::db::testing::{Books, failure, job, success, version};
     use crate::db::{events, jobsets, migrate};
     use crate::model::build::{Outcome, Product};
+    use crate::model::job::NewJob;
     use crate::model::time::Time;
 
     const DAY: Duration = Duration::from_secs(86_400);
@@ -397,6 +398,29 @@ mod tests {
         let evaluation = books.evaluation(&name);
         books.register(evaluation, &[job("new", &["old"])]);
         assert_eq!(books.status("old"), BuildStatus::Scheduled);
+    }
+
+    #[test]
+    fn what_has_expired_is_built_again_for_a_new_build_of_the_same_batch() {
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        books.evaluated(&name, &[job("compile", &[]), job("deploy", &["compile"])]);
+        books.run("compile", &success());
+        books.run("deploy", &success());
+        books.evaluated(&name, &[job("other", &[])]);
+        later(&mut books, 10);
+        assert_eq!(books.write(|tx| expire_products(tx, DAY, 9)).unwrap().len(), 2);
+        // What deploys again differs; what it needs is the same.
+        let again = [job("compile", &[]), version("deploy", "deploy again")];
+        let again = again.map(|job| NewJob {
+            needs: if job.name == "deploy" { vec!["compile".to_owned()] } else { vec![] },
+            ..job
+        });
+        let evaluation = books.evaluated(&name, &again);
+        assert_eq!(books.status("compile"), BuildStatus::Scheduled);
+        let entries = builds::entries(&books.conn, &[books.id("deploy again")]).unwrap();
+        assert_eq!(entries[0].waits_for, [books.id("compile")]);
+        assert_eq!(books.counts(evaluation).pending, 2);
     }
 
     #[test]

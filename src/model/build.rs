@@ -96,12 +96,21 @@ pub(crate) struct Order {
     /// Seconds; 0 for none.
     pub(crate) timeout: i64,
     pub(crate) max_silent_time: i64,
-    /// For process builds: what to run, in which checkouts, with which needs (job name, its outputs).
+    /// For process builds: what to run, in which checkouts, with what of others.
     pub(crate) process: Option<ProcessWork>,
     pub(crate) checkouts: Vec<Checkout>,
-    pub(crate) needs: Vec<(String, BTreeMap<String, String>)>,
+    pub(crate) needs: Vec<Need>,
     /// Where the log goes.
     pub(crate) log: PathBuf,
+}
+
+/// What a process build gets of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Need {
+    pub(crate) job: String,
+    pub(crate) outputs: BTreeMap<String, String>,
+    /// What there was has been removed.
+    pub(crate) expired: bool,
 }
 
 /// How a try ended.

@@ -73,14 +73,15 @@ pub(crate) fn register(
     let mut new = Vec::with_capacity(jobs.len());
     let (mut lost, mut reused) = (Vec::new(), Vec::new());
     for job in jobs {
-        let (id, status) = match insert_build(&mut work, &registrar, job)? {
+        let (id, status, expired) = match insert_build(&mut work, &registrar, job)? {
             Some((id, status)) => {
                 new.push((id, job));
-                (id, status)
+                (id, status, false)
             }
             None => existing(&work, &registrar, job, &mut lost)?,
         };
-        let (suspicious, succeeded) = (status.number() > 0, status == BuildStatus::Succeeded);
+        let suspicious = status.number() > 0 || expired;
+        let succeeded = status == BuildStatus::Succeeded;
         batch.insert(&job.derivation, Found { id, suspicious, succeeded });
         if succeeded && job.work == JobWork::Derivation {
             reused.push(id);
@@ -229,22 +230,22 @@ fn insert_work(
     Ok(())
 }
 
-/// The build that the job's derivation names already.
+/// The build that the job's derivation names already, and whether what it left is gone.
 fn existing(
     work: &Work<'_, '_>,
     registrar: &Registrar,
     job: &NewJob,
     lost: &mut Vec<BuildId>,
-) -> Result<(BuildId, BuildStatus), Error> {
-    let (id, status, by_name, homeless): (BuildId, BuildStatus, bool, bool) = work
+) -> Result<(BuildId, BuildStatus, bool), Error> {
+    let (id, status, expired, by_name, homeless): (BuildId, BuildStatus, bool, bool, bool) = work
         .conn()
         .prepare_cached(
-            "SELECT b.id, b.status, coalesce(b.canceled_by = ?2, 0),
+            "SELECT b.id, b.status, b.expired, coalesce(b.canceled_by = ?2, 0),
                  NOT EXISTS (SELECT 1 FROM evaluations e WHERE e.id = b.evaluation AND e.jobset <> ?3)
              FROM builds b WHERE b.derivation = ?1",
         )?
         .query_row(params![job.derivation, Cause::NAME, evaluations::WITHDRAWN], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
         })?;
     if homeless {
         // Its evaluation was withdrawn or removed, and the janitor has not come by yet.
@@ -257,7 +258,7 @@ fn existing(
     if is_lost(status, by_name) {
         lost.push(id);
     }
-    Ok((id, status))
+    Ok((id, status, expired))
 }
 
 fn insert_job(

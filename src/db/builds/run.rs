@@ -10,7 +10,7 @@ use super::change::{Known, Work};
 use super::register::StoredWork;
 use super::{Changes, list, weather};
 use crate::db::{Error, Tx, evaluations};
-use crate::model::build::{BuildId, Kind, Order, Outcome};
+use crate::model::build::{BuildId, Kind, Need, Order, Outcome};
 use crate::model::event::What;
 use crate::model::job::ProcessWork;
 use crate::model::status::BuildStatus;
@@ -92,10 +92,7 @@ fn order(tx: &Tx<'_>, known: Known, log: PathBuf) -> Result<Order, Error> {
     })
 }
 
-/// Needed jobs by name, with the outputs of their builds.
-type Needs = Vec<(String, BTreeMap<String, String>)>;
-
-fn process_work(tx: &Tx<'_>, id: BuildId) -> Result<(ProcessWork, Needs), Error> {
+fn process_work(tx: &Tx<'_>, id: BuildId) -> Result<(ProcessWork, Vec<Need>), Error> {
     let text: String = tx
         .conn
         .prepare_cached("SELECT work FROM process_builds WHERE build = ?1")?
@@ -104,11 +101,12 @@ fn process_work(tx: &Tx<'_>, id: BuildId) -> Result<(ProcessWork, Needs), Error>
         .map_err(|_| Error::Corrupt("what a process build runs is no such JSON"))?;
     let mut needs = Vec::with_capacity(stored.needs.len());
     for (name, identity) in stored.needs.iter().zip(stored.identities.iter()) {
-        let need: BuildId = tx
+        let (need, expired): (BuildId, bool) = tx
             .conn
-            .prepare_cached("SELECT id FROM builds WHERE derivation = ?1")?
-            .query_row([identity], |row| row.get(0))?;
-        needs.push((name.clone(), list::outputs(tx.conn, need)?));
+            .prepare_cached("SELECT id, expired FROM builds WHERE derivation = ?1")?
+            .query_row([identity], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let outputs = list::outputs(tx.conn, need)?;
+        needs.push(Need { job: name.clone(), outputs, expired });
     }
     Ok((stored.into_work(), needs))
 }

@@ -19,7 +19,7 @@ use crate::daemon::builder::running::Leash;
 use crate::daemon::updater::{self, Absent};
 use crate::evaluate;
 use crate::evaluate::place::Place;
-use crate::model::build::{Order, Outcome};
+use crate::model::build::{Need, Order, Outcome};
 use crate::model::evaluation::Checkout;
 use crate::model::job::ProcessWork;
 use crate::sys::process::{Child, Exit, How, Killer, Launch, Launcher, Program, Read};
@@ -190,7 +190,10 @@ fn prepare_products(tools: &Tools, order: &Order) -> Result<PathBuf, Trouble> {
 
 /// What a build works on may have been removed since it was registered.
 fn check_inputs(order: &Order) -> Result<(), Trouble> {
-    for (job, outputs) in &order.needs {
+    for Need { job, outputs, expired } in &order.needs {
+        if *expired {
+            return Err(Trouble::Aborted(format!("what {job} left has been removed")));
+        }
         for path in outputs.values() {
             if let Err(error) = fs::symlink_metadata(path) {
                 let why = format!("the output {path} of {job} is gone: {error}");
@@ -260,7 +263,7 @@ fn launch(
 /// `{"JOB":{"out":"PATH"}}`
 fn write_needs(path: &Path, order: &Order) -> io::Result<()> {
     let needs: BTreeMap<&str, &BTreeMap<String, String>> =
-        order.needs.iter().map(|(job, outputs)| (job.as_str(), outputs)).collect();
+        order.needs.iter().map(|need| (need.job.as_str(), &need.outputs)).collect();
     fs::write(path, serde_json::to_vec(&needs)?)?;
     fs::set_permissions(path, Permissions::from_mode(0o644))
 }

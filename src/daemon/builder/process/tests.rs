@@ -13,7 +13,7 @@ use super::*;
 use crate::actor::Spawner;
 use crate::actor::Threads;
 use crate::git::Places;
-use crate::model::build::Product;
+use crate::model::build::{Need, Product};
 use crate::model::evaluation::{Checkout, EvaluationId};
 use crate::model::job::ProcessWork;
 use crate::model::spec::JobsetName;
@@ -166,10 +166,11 @@ fn a_build_gets_its_checkout_and_environment_and_leaves_its_products() {
          touch \"$TMPDIR/file\"
          mkdir $out; echo result >$out/result; echo report >report.html; echo no >other.html2",
     );
-    order.needs = vec![(
-        "compile".to_owned(),
-        BTreeMap::from([("out".to_owned(), need.to_str().unwrap().to_owned())]),
-    )];
+    order.needs = vec![Need {
+        job: "compile".to_owned(),
+        outputs: BTreeMap::from([("out".to_owned(), need.to_str().unwrap().to_owned())]),
+        expired: false,
+    }];
     order.process.as_mut().unwrap().products = vec!["*.html".to_owned()];
     let outcome = bench.run(order);
     let Outcome::Succeeded { outputs, products } = outcome else {
@@ -285,9 +286,13 @@ fn a_build_whose_inputs_are_gone_is_aborted() {
     let mut bench = Bench::new();
     let mut order = bench.order("true");
     let outputs = BTreeMap::from([("out".to_owned(), "/no/such/output".to_owned())]);
-    order.needs = vec![("compile".to_owned(), outputs)];
-    let Outcome::Aborted(why) = bench.run(order) else { panic!() };
+    order.needs = vec![Need { job: "compile".to_owned(), outputs, expired: false }];
+    let Outcome::Aborted(why) = bench.run(order.clone()) else { panic!() };
     assert!(why.starts_with("the output /no/such/output of compile is gone"), "{why}");
+    order.needs[0].outputs.clear();
+    order.needs[0].expired = true;
+    let Outcome::Aborted(why) = bench.run(order) else { panic!() };
+    assert_eq!(why, "what compile left has been removed");
     fs::remove_dir_all(bench.path("checkout")).unwrap();
     let Outcome::Aborted(why) = bench.shell("true") else { panic!() };
     // It cannot be made again from a repository that is gone, too.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::db::builds::{self, Changes, Filter};
 use crate::db::testing::{Books, abort, failure, job, success, version};
 use crate::db::{Error, evaluations, notifications};
-use crate::model::build::{Kind, Outcome, Product, Store};
+use crate::model::build::{Kind, Need, Outcome, Product, Store};
 use crate::model::evaluation::{Counts, Ending};
 use crate::model::event::What;
 use crate::model::job::{NewJob, Work};
@@ -131,7 +131,7 @@ fn an_order_holds_what_the_backend_needs() {
         order.checkouts,
         evaluations::get(&books.conn, evaluation).unwrap().unwrap().checkouts
     );
-    assert_eq!(order.needs, [("x".to_owned(), outputs)]);
+    assert_eq!(order.needs, [Need { job: "x".to_owned(), outputs, expired: false }]);
     assert_eq!(order.process.unwrap().command, ["make", "y"]);
     assert_eq!(order.log, PathBuf::from(format!("/log/{}.gz", order.id)));
     let build = books.build("y");
