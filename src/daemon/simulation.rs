@@ -3,7 +3,7 @@
 //! the daemon at any moment. Hours pass by addition; a seed decides everything.
 //!
 //! What a CI promises is asserted all along: no ready build waits beside a free slot, no build runs twice at
-//! once, every wait has a reason, every accepted trigger is followed by an evaluation of a commit at least as new,
+//! once nor under one that reads what it left, every wait has a reason, every accepted trigger is followed by an evaluation of a commit at least as new,
 //! and in the end every build has ended and every counter is right.
 
 use std::cmp::Reverse;
@@ -641,6 +641,17 @@ impl World {
                     for need in &order.needs {
                         assert!(!need.job.is_empty() && !need.expired, "build {id}: {need:?}");
                     }
+                    let readers: i64 = self
+                        .books
+                        .conn
+                        .query_row(
+                            "SELECT count(*) FROM dependencies d JOIN builds b ON b.id = d.source
+                             WHERE d.target = ?1 AND b.status = -1",
+                            [id],
+                            |row| row.get(0),
+                        )
+                        .unwrap();
+                    assert_eq!(readers, 0, "build {id} starts under those that read what it left");
                     let (life, attempt) = (self.life, order.attempt);
                     self.soon(120_000, Event::BuildEnded { life, id, attempt });
                     if again {

@@ -54,7 +54,8 @@ pub(crate) struct Entry {
     pub(crate) timestamp: Time,
     pub(crate) system: String,
     pub(crate) kind: Kind,
-    /// Builds that must succeed before this one may start and have not yet.
+    /// Builds that must succeed before this one may start and have not yet, and those that run with what an earlier
+    /// try of this one left.
     pub(crate) waits_for: Vec<BuildId>,
     /// Not before this time: the backoff after an abort.
     pub(crate) retry_at: Option<Time>,

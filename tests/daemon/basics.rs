@@ -109,6 +109,35 @@ fn a_build_is_canceled_with_its_dependents_and_restarted_with_them() {
 }
 
 #[test]
+fn a_rebuild_leaves_what_others_read_until_they_have_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let go = directory.path().join("go");
+    let reads = format!(
+        "until [ -e {} ]; do sleep 0.02; done
+         cat \"$(sed 's/.*\"out\":\"\\([^\"]*\\)\".*/\\1/' \"$GORGET_NEEDS\")\"",
+        go.display()
+    );
+    let repository = Repository::with_jobs(
+        &[job("compile", "echo 42 >$out", ""), job("test", &reads, r#""needs":["compile"]"#)]
+            .concat(),
+    );
+    let mut daemon = Daemon::start(&["--max-builds=2"]);
+    daemon.ask(&repository.add("hello"));
+    daemon.until("builds status=started", |builds| builds.iter().any(|b| b["job"] == "test"));
+    let (compile, test) = (daemon.build("compile"), daemon.build("test"));
+    daemon.ask(&format!("restart-build {}", compile["id"]));
+    assert_eq!(daemon.build("compile")["waiting"], format!("dependency {}", test["id"]));
+    assert!(std::path::Path::new(compile["outputs"]["out"].as_str().unwrap()).exists());
+    fs::write(&go, "").unwrap();
+    daemon.settle();
+    for job in ["compile", "test"] {
+        let build = daemon.build(job);
+        assert_eq!(build["status"], "succeeded", "{build}");
+    }
+    assert_eq!(daemon.build("test")["starttime"], test["starttime"], "it ran once");
+}
+
+#[test]
 fn what_is_asked_for_again_finds_its_commit_again() {
     let repository = Repository::with_jobs(&job("one", "cat content >$out", ""));
     repository.write("content", "old");

@@ -216,11 +216,11 @@ impl Pen {
     }
 }
 
-/// Starts a build in the books. Refuses one whose dependencies were restarted since the queue took it.
+/// Starts a build in the books. Refuses one that has others to wait for since the queue took it.
 fn start(tx: &mut Tx<'_>, id: BuildId, logs: &std::path::Path) -> Result<Order, Error> {
     let entries = builds::entries(tx.conn, &[id])?;
     if let Some(dependency) = entries.first().and_then(|entry| entry.waits_for.first()) {
-        return Err(Error::Conflict(format!("build {id} needs build {dependency}")));
+        return Err(Error::Conflict(format!("build {id} waits for build {dependency}")));
     }
     builds::start(tx, id, logs, None)
 }

@@ -28,7 +28,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(1620);
 /// Why a build does not run yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// The lowest id among the builds it needs that have not succeeded.
+    /// The lowest id among the builds it needs that have not succeeded, and those that read what it left before.
     Dependency(BuildId),
     /// All slots are taken.
     Slots,
@@ -79,7 +79,7 @@ pub(crate) struct Facts<'a> {
 struct Pending {
     key: Key,
     class: ClassKey,
-    /// What it needs and has not succeeded yet.
+    /// What it needs and has not succeeded yet, and what it must not start under.
     waits: BTreeSet<BuildId>,
     retry: Option<Retry>,
 }

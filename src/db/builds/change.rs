@@ -238,6 +238,9 @@ impl<'t, 'a> Work<'t, 'a> {
     /// Moves all jobs of a build from one counter to another, and notes the change.
     pub(super) fn moved(&mut self, known: &Known, to: BuildStatus) -> Result<(), Error> {
         self.touch(known.id, known.status.is_pending(), to);
+        if matches!(known.status, BuildStatus::Submitted | BuildStatus::Started) {
+            self.reload_needs(known.id)?;
+        }
         let mut probe = Counts::default();
         *slot(&mut probe, known.status) -= 1;
         *slot(&mut probe, to) += 1;
@@ -412,6 +415,20 @@ impl<'t, 'a> Work<'t, 'a> {
         let mut statement = self.tx.conn.prepare_cached(
             "SELECT b.id FROM dependencies d CROSS JOIN builds b ON b.id = d.source
              WHERE d.target = ?1 AND b.status = -2",
+        )?;
+        let ids: Vec<BuildId> =
+            statement.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        for id in ids {
+            self.touch(id, true, BuildStatus::Scheduled);
+        }
+        Ok(())
+    }
+
+    /// Scheduled builds that had to wait until `id` reads no more what an earlier try of theirs left.
+    fn reload_needs(&mut self, id: BuildId) -> Result<(), Error> {
+        let mut statement = self.tx.conn.prepare_cached(
+            "SELECT t.id FROM dependencies d CROSS JOIN builds t ON t.id = d.target
+             WHERE d.source = ?1 AND t.status = -2",
         )?;
         let ids: Vec<BuildId> =
             statement.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;

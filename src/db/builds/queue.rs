@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::change::kind_from;
 use crate::db::Error;
-use crate::model::build::{BuildId, Entry};
+use crate::model::build::{BuildId, Entry, Kind};
 use crate::model::time::Time;
 
 /// The queue's entries of those of `ids` that are scheduled.
@@ -14,12 +14,17 @@ pub(crate) fn entries(conn: &Connection, ids: &[BuildId]) -> Result<Vec<Entry>, 
     // One snapshot, so that no entry waits for a build that ended between two look-ups.
     let snapshot = conn.is_autocommit().then(|| conn.unchecked_transaction()).transpose()?;
     let mut builds = conn.prepare_cached(
-        "SELECT priority, timestamp, system, kind, retry_at, substr(derivation, 1, 12)
+        "SELECT priority, timestamp, system, kind, retry_at, substr(derivation, 1, 12), attempt > 0
          FROM builds WHERE id = ?1 AND status = -2",
     )?;
     let mut needs = conn.prepare_cached(
         "SELECT t.id FROM dependencies d CROSS JOIN builds t ON t.id = d.target
          WHERE d.source = ?1 AND t.status <> 0",
+    )?;
+    // A process build that runs again takes away what it left, which these may be reading. Few builds run at once.
+    let mut readers = conn.prepare_cached(
+        "SELECT b.id FROM builds b CROSS JOIN dependencies d ON d.source = b.id AND d.target = ?1
+         WHERE b.status < 0 AND b.status IN (-3, -1)",
     )?;
     let mut entries = Vec::with_capacity(ids.len());
     for &id in ids {
@@ -32,13 +37,22 @@ pub(crate) fn entries(conn: &Connection, ids: &[BuildId]) -> Result<Vec<Entry>, 
                     row.get::<_, i64>(3)?,
                     row.get(4)?,
                     row.get::<_, String>(5)?,
+                    row.get(6)?,
                 ))
             })
             .optional()?;
-        let Some((priority, timestamp, system, kind, retry_at, store)) = found else { continue };
+        let Some((priority, timestamp, system, kind, retry_at, store, again)) = found else {
+            continue;
+        };
         // An `error` job is never scheduled.
         let Some(kind) = kind_from(kind, &store)? else { continue };
-        let waits_for = needs.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let mut waits_for: Vec<BuildId> =
+            needs.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        if again && kind == Kind::Process {
+            for reader in readers.query_map([id], |row| row.get(0))? {
+                waits_for.push(reader?);
+            }
+        }
         entries.push(Entry { id, priority, timestamp, system, kind, waits_for, retry_at });
     }
     drop(snapshot); // It only read.

@@ -31,6 +31,27 @@ fn statuses(books: &Books, derivations: &str) -> Vec<BuildStatus> {
 }
 
 #[test]
+fn a_rebuild_waits_for_those_that_read_what_it_replaces() {
+    let mut books = diamond();
+    books.run("a", &success());
+    let reader = books.start("b");
+    let (a, b) = (books.id("a"), books.id("b"));
+    books.write(|tx| builds::restart(tx, a)).unwrap();
+    let waits = |books: &Books, id| {
+        builds::entries(&books.conn, &[id]).unwrap().remove(0).waits_for.clone()
+    };
+    assert_eq!(waits(&books, a), [b]);
+    // The reader's end lets it go, also one after which the reader itself waits for it.
+    let interrupted = Outcome::Interrupted;
+    let changes = books.write(|tx| builds::end(tx, b, reader.attempt, &interrupted)).unwrap();
+    assert_eq!(changes.scheduled, [a, b]);
+    assert_eq!((waits(&books, a), waits(&books, b)), (vec![], vec![a]));
+    books.run("a", &success());
+    books.run("b", &success());
+    assert_eq!(statuses(&books, "ab"), [Succeeded; 2]);
+}
+
+#[test]
 fn failure_reaches_all_dependents_and_only_them() {
     let mut books = diamond();
     let changes = books.run("a", &failure());

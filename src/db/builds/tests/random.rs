@@ -234,6 +234,10 @@ impl World {
             "builds b WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE build = b.id)
              AND NOT EXISTS (SELECT 1 FROM orphans WHERE build = b.id)",
         );
+        none(
+            "a build runs, and so does one that it reads from",
+            &format!("{edges} WHERE s.status = -1 AND t.status = -1"),
+        );
         none("foreign keys", "pragma_foreign_key_check");
         let books: Vec<BuildId> = builds::scheduled(&self.books.conn).unwrap();
         let queue: Vec<BuildId> = self.queue.iter().copied().collect();
