@@ -191,7 +191,8 @@ fn run(
             out.drain(..).partition(|effect| matches!(effect, Effect::Answer(..)));
         let mut refusal = None;
         for effect in work {
-            if let Err(broken) = thread.perform(effect)? {
+            if let Err((promise, broken)) = thread.perform(effect)? {
+                core.on_unpromised(promise);
                 refusal = Some(broken);
             }
         }
@@ -234,7 +235,7 @@ impl Thread {
     }
 
     /// The inner error: a promise that could not be recorded, and must not be made.
-    fn perform(&self, effect: Effect) -> Result<Result<(), Refusal>, Gone> {
+    fn perform(&self, effect: Effect) -> Result<Result<(), (Promise, Refusal)>, Gone> {
         match effect {
             Effect::Fetch(channels) => {
                 self.ports.updater.fetch(&self.name, channels, self.lanes.fetched.clone())?;
@@ -243,7 +244,9 @@ impl Thread {
                 self.ports.evaluator.evaluate(*request, self.lanes.evaluated.clone())?;
             }
             Effect::Checked(error) => self.checked(error),
-            Effect::Promise(promise) => return Ok(self.promise(promise)),
+            Effect::Promise(promise) => {
+                return Ok(self.promise(promise).map_err(|refusal| (promise, refusal)));
+            }
             Effect::Settle(promise) => {
                 let name = self.name.clone();
                 let settled = self

@@ -190,6 +190,14 @@ impl Core {
         self.settle(now, out);
     }
 
+    /// A promise could not be recorded, and whoever asked is told so: asked again, it is to be made anew.
+    pub(in crate::daemon) fn on_unpromised(&mut self, promise: Promise) {
+        match promise {
+            Promise::Look => self.promised = false,
+            Promise::Retry(id) => self.retries.retain(|(waiting, _)| *waiting != id),
+        }
+    }
+
     pub(in crate::daemon) fn on_fetched(
         &mut self,
         now: Moment,

@@ -457,3 +457,29 @@ fn update_times_are_newest_first_and_forgotten_after_the_window() {
     assert_eq!(bench.trigger(), Ok(()));
     assert_eq!(bench.core.updates(), [Time(first.0 + 350), second]);
 }
+
+#[test]
+fn a_promise_that_was_not_recorded_is_made_anew() {
+    let mut bench = Bench::settled();
+    let made = |bench: &mut Bench, promise| {
+        let count = bench.out.iter().filter(|e| matches!(e, Effect::Promise(p) if *p == promise));
+        let count = count.count();
+        bench.out.clear();
+        count
+    };
+    bench.trigger().unwrap();
+    assert_eq!(made(&mut bench, Promise::Look), 1);
+    bench.trigger().unwrap();
+    assert_eq!(made(&mut bench, Promise::Look), 0, "the books have it");
+    bench.core.on_unpromised(Promise::Look);
+    bench.trigger().unwrap();
+    assert_eq!(made(&mut bench, Promise::Look), 1);
+    // The look under way goes on; the retry waits for it.
+    let retry = Promise::Retry(EvaluationId(1));
+    let ask = |reply| Message::Retry(EvaluationId(1), vec![checkout("a")], reply);
+    bench.tell(ask).unwrap();
+    assert_eq!(made(&mut bench, retry), 1);
+    bench.core.on_unpromised(retry);
+    bench.tell(ask).unwrap();
+    assert_eq!(made(&mut bench, retry), 1);
+}
