@@ -1,6 +1,7 @@
 //! What the janitor and `backup`, `check-database` do.
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -39,28 +40,27 @@ pub(crate) fn check(conn: &Connection) -> Result<Vec<String>, Error> {
 /// An online backup into a new file `target`, which must not exist; written aside and renamed when whole.
 pub(crate) fn backup(conn: &Connection, target: &Path) -> Result<(), Error> {
     if fs::symlink_metadata(target).is_ok() {
-        return Err(Error::Conflict(format!("{} exists already", target.display())));
+        return Err(taken(target));
     }
+    // A name of its own, so that others write theirs beside it.
     let mut aside = target.as_os_str().to_owned();
-    aside.push(".part");
+    aside.push(format!(".{:016x}.part", RandomState::new().hash_one(0)));
     let aside = PathBuf::from(aside);
-    let done = copy(conn, &aside).and_then(|()| publish(&aside, target));
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o640)
+        .open(&aside)
+        .map_err(|error| Error::Io(aside.clone(), error))?;
+    let done = copy(conn, &aside, &file).and_then(|()| publish(&aside, target));
     // Not there any more if all went well.
     drop(fs::remove_file(&aside));
     done
 }
 
-/// Copies the whole database as it is now: one step, so that a busy writer cannot make it begin again.
-fn copy(conn: &Connection, aside: &Path) -> Result<(), Error> {
-    let failed = |error| Error::Io(aside.to_owned(), error);
-    // What a backup that was killed left behind is of no use.
-    match fs::remove_file(aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        Ok(()) | Err(_) => {}
-    }
-    let mut options = OpenOptions::new();
-    let file: File =
-        options.write(true).create_new(true).mode(0o640).open(aside).map_err(failed)?;
+/// Copies the whole database as it is now into the empty `file`, whose name is `aside`: one step, so that a busy writer
+/// cannot make it begin again.
+fn copy(conn: &Connection, aside: &Path, file: &File) -> Result<(), Error> {
     let mut copy = Connection::open(aside)?;
     // No journal: the file is thrown away if this fails, and synchronised as a whole.
     copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
@@ -69,19 +69,30 @@ fn copy(conn: &Connection, aside: &Path) -> Result<(), Error> {
     if step != StepResult::Done {
         return Err(Error::Unavailable("the database is locked".to_owned()));
     }
-    file.sync_all().map_err(failed)
+    file.sync_all().map_err(|error| Error::Io(aside.to_owned(), error))
 }
 
 /// Gives the finished file its name, never replacing one that appeared meanwhile.
 fn publish(aside: &Path, target: &Path) -> Result<(), Error> {
     match fs::hard_link(aside, target) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(Error::Conflict(format!("{} exists already", target.display())))
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(taken(target)),
+        // Not every file system has hard links. The empty file keeps the name from whoever comes second.
+        Err(_) => {
+            let rename = || {
+                OpenOptions::new().write(true).create_new(true).open(target)?;
+                fs::rename(aside, target).inspect_err(|_| drop(fs::remove_file(target)))
+            };
+            rename().map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => taken(target),
+                _ => Error::Io(target.to_owned(), error),
+            })
         }
-        // Not every file system has hard links.
-        Err(_) => fs::rename(aside, target).map_err(|error| Error::Io(target.to_owned(), error)),
     }
+}
+
+fn taken(target: &Path) -> Error {
+    Error::Conflict(format!("{} exists already", target.display()))
 }
 
 /// Compares the counters of evaluations `from..` (at most `limit`) with a recount; returns those that differ and where
@@ -438,8 +449,39 @@ mod tests {
         let copy = migrate::open(&target).unwrap();
         assert_eq!(jobsets::get(&copy, &name).unwrap(), jobsets::get(&books.conn, &name).unwrap());
         assert!(check(&copy).unwrap().is_empty());
+        // A file of somebody else's is not taken for ours.
+        let other = directory.path().join("other.db.part");
+        fs::write(&other, "precious").unwrap();
+        backup(&books.conn, &directory.path().join("other.db")).unwrap();
+        assert_eq!(fs::read(&other).unwrap(), b"precious");
         let nowhere = directory.path().join("no/copy.db");
         assert!(matches!(backup(&books.conn, &nowhere), Err(Error::Io(..))));
+    }
+
+    #[test]
+    fn of_backups_side_by_side_one_gets_the_name_and_is_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("source.db");
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        let jobs: Vec<_> = (0..200).map(|n| job(&format!("x{n}"), &[])).collect();
+        books.evaluated(&name, &jobs);
+        backup(&books.conn, &source).unwrap();
+        for round in 0..10 {
+            let target = directory.path().join(format!("{round}.db"));
+            let done = std::thread::scope(|scope| {
+                let run = || backup(&migrate::open_reader(&source).unwrap(), &target).is_ok();
+                [scope.spawn(run), scope.spawn(run)].map(|thread| thread.join().unwrap())
+            });
+            assert_eq!(done.iter().filter(|&&done| done).count(), 1, "{done:?}");
+            let copy = migrate::open_reader(&target).unwrap();
+            assert!(check(&copy).unwrap().is_empty());
+        }
+        let left = fs::read_dir(directory.path()).unwrap();
+        let parts = left.filter(|entry| {
+            entry.as_ref().unwrap().path().extension().is_some_and(|part| part == "part")
+        });
+        assert_eq!(parts.count(), 0);
     }
 
     #[test]
