@@ -227,6 +227,19 @@ fn jobsets_are_deactivated_activated_and_deleted() {
     assert!(daemon.outcome("jobset hello").starts_with("error not-found"));
     assert_eq!(daemon.ask("jobsets").len(), 0);
     assert_eq!(daemon.ask("evaluations").len(), 0);
+    // Its name is free at once, and its builds are known.
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    assert_eq!(daemon.ask("evaluations hello").len(), 1);
+    assert_eq!(daemon.ask("builds jobset=hello").len(), 1);
+    // One that the books lost is not watched any longer.
+    let books = rusqlite::Connection::open(daemon.database()).unwrap();
+    books
+        .execute_batch("PRAGMA foreign_keys = ON; DELETE FROM jobsets WHERE name = 'hello'")
+        .unwrap();
+    assert_eq!(daemon.ask("status")[0]["jobsets"]["total"], 1);
+    assert!(daemon.outcome("delete hello").starts_with("error not-found"));
+    assert_eq!(daemon.ask("status")[0]["jobsets"]["total"], 0);
 }
 
 #[test]
