@@ -410,7 +410,9 @@ impl Janitor {
         else {
             return Ok(false);
         };
-        for path in entries {
+        // What is younger may be on its way here or there.
+        let before = clock::wall().before(CHECKOUT_REST);
+        for path in entries.iter().filter(|path| files::is_older(path, before)) {
             let id = path.file_name().and_then(|name| name.to_str()).and_then(|n| n.parse().ok());
             let Some(id) = id else { continue };
             if self.remove_left(BuildId(id))? {

@@ -405,6 +405,8 @@ mod tests {
         assert!(books.write(|tx| expire_products(tx, DAY, 9)).unwrap().is_empty());
         assert!(builds::products(&books.conn, old).unwrap().is_empty());
         assert!(books.build("old").outputs.is_empty());
+        let nothing = |id| has_nothing(&books.conn, id).unwrap();
+        assert_eq!([nothing(old), nothing(BuildId(99))], [true, true]);
         // A new build that needs what is gone has it built again.
         let evaluation = books.evaluation(&name);
         books.register(evaluation, &[job("new", &["old"])]);

@@ -124,9 +124,13 @@ fn products_without_a_build_are_removed_and_links_not_followed() {
     fs::create_dir_all(&outside).unwrap();
     fs::write(outside.join("precious"), "").unwrap();
     symlink(&outside, products.join("7/link")).unwrap();
+    File::open(products.join("7")).unwrap().set_modified(system_time(Time(1_000_000))).unwrap();
+    // The other one's build may be about to be in the books.
+    fs::create_dir_all(products.join("8")).unwrap();
     bench.perform(Chore::Strays);
     bench.perform(Chore::Stale);
-    assert!(!products.join("7").exists() && outside.join("precious").exists());
+    assert!(!products.join("7").exists() && products.join("8").exists());
+    assert!(outside.join("precious").exists());
 }
 
 #[test]
@@ -134,8 +138,11 @@ fn products_that_the_books_do_not_have_are_removed() {
     let mut bench = Bench::new();
     bench.jobset("here", "/srv/here");
     let products = bench.place.path().join("products");
-    let left = |id: i64| fs::create_dir_all(products.join(id.to_string())).unwrap();
-    (1..=4).for_each(left);
+    for id in 1..=4 {
+        let path = products.join(id.to_string());
+        fs::create_dir_all(&path).unwrap();
+        File::open(&path).unwrap().set_modified(system_time(Time(1_000_000))).unwrap();
+    }
     bench
         .janitor
         .write("builds", |tx| {
