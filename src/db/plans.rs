@@ -58,7 +58,8 @@ const FINE: &[&str] = &[
 fn statements(source: &str) -> Vec<String> {
     let code = source.split("#[cfg(test)]").next().unwrap_or_default();
     let starts = ["SELECT ", "UPDATE ", "DELETE ", "INSERT ", "WITH "];
-    let code = code.replace("\\\"", "\u{1}");
+    // Which columns are read does not matter.
+    let code = code.replace("\\\"", "\u{1}").replace("{COLUMNS}", "*");
     code.split('"')
         .skip(1)
         .step_by(2)
@@ -91,7 +92,6 @@ fn no_statement_scans_a_table_that_grows() {
             let Some(table) = detail.strip_prefix("SCAN ") else { continue };
             let table = table.split(' ').next().unwrap_or_default();
             let fine = SMALL.contains(&table)
-                || detail.contains("USING INDEX") && sql.contains("LIMIT ?")
                 || FINE.iter().any(|fine| detail.contains(fine) || sql.contains(fine));
             if !fine {
                 bad.push(format!("{detail}\n{sql}"));

@@ -5,9 +5,12 @@
     reason = "tests start programs and wait under deadlines of their own"
 )]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::support::daemon::Daemon;
 use crate::support::jobs::{Repository, job};
@@ -15,65 +18,134 @@ use crate::support::jobs::{Repository, job};
 /// How often the daemon is killed.
 const KILLS: usize = 30;
 
-/// Builds of the evaluation that goes on meanwhile.
+/// Builds of the evaluation that goes on meanwhile: of each ten, one fails, one needs that, and one needs a good one.
 const BUILDS: usize = 300;
+
+fn fails(n: usize) -> bool {
+    n % 10 == 3
+}
+
+fn needs(n: usize) -> Option<usize> {
+    [4, 6].contains(&(n % 10)).then(|| n - 1)
+}
+
+/// How a job ends if nobody interferes.
+fn expected(n: usize) -> &'static str {
+    match needs(n) {
+        _ if fails(n) => "failed",
+        Some(need) if fails(need) => "failed-dependency",
+        Some(_) | None => "succeeded",
+    }
+}
+
+/// Jobs that note each run in the file `ran`.
+fn mixture(ran: &Path) -> String {
+    let job = |n: usize| {
+        // A child in a session of its own, that nothing but the keeper finds.
+        let command = format!(
+            "echo {n} >> {}; echo {n} > $out; setsid sleep 1000 & sleep 0.02; exit {}",
+            ran.display(),
+            u8::from(fails(n))
+        );
+        let needs = needs(n).map(|need| format!(r#""needs":["job-{need}"]"#));
+        job(&format!("job-{n}"), &command, &needs.unwrap_or_default())
+    };
+    (0..BUILDS).map(job).collect()
+}
+
+fn number(build: &Value) -> usize {
+    build["job"].as_str().unwrap().strip_prefix("job-").unwrap().parse().unwrap()
+}
 
 #[test]
 fn nothing_is_lost_to_kill_9() {
     let directory = tempfile::tempdir().unwrap();
     let ran = directory.path().join("ran");
-    let script: String = (0..BUILDS)
-        .map(|n| {
-            // A child in a session of its own, that nothing but the keeper finds.
-            let command = format!("echo {n} >> {}; setsid sleep 1000 & sleep 0.02", ran.display());
-            job(&format!("job-{n}"), &command, "")
-        })
-        .collect();
-    let repository = Repository::with_jobs(&format!("{script}sleep 0.3"));
+    let repository = Repository::with_jobs(&format!("{}sleep 0.3", mixture(&ran)));
     let mut daemon = Daemon::prepare(&["--max-builds=2", "--interval=1"]);
     daemon.restart();
     daemon.ask(&repository.add("hello"));
-    let seed = 7;
-    let mut random = fastrand::Rng::with_seed(seed);
-    for _ in 0..KILLS {
+    let mut random = fastrand::Rng::with_seed(7);
+    // Jobs that somebody interfered with, and those that may have been drawn in.
+    let mut touched: HashSet<usize> = HashSet::new();
+    for kill in 0..KILLS {
         std::thread::sleep(Duration::from_millis(random.u64(20..400)));
+        if kill % 3 == 0 {
+            let word = ["cancel-build", "restart-build"][kill / 3 % 2];
+            let builds = daemon.ask("builds limit=10000");
+            if let Some(build) = random.choice(&builds) {
+                // It may have ended, or begun, meanwhile.
+                daemon.outcome(&format!("{word} {}", build["id"]));
+                let n = number(build);
+                touched.extend([n.saturating_sub(1), n, n + 1]);
+            }
+        }
         daemon.kill();
         daemon.launch();
     }
     daemon.settle();
-    daemon.until("evaluations hello", |all| all[0]["status"] == "succeeded");
+    let evaluations = daemon.until("evaluations hello", |all| all[0]["status"] == "succeeded");
     daemon.settle();
+    let mut ends: HashMap<usize, Vec<Value>> = HashMap::new();
     let builds = daemon.ask("builds limit=10000");
     assert_eq!(builds.len(), BUILDS);
-    for build in &builds {
-        assert_eq!(build["status"], "succeeded", "{build}");
+    let numbers: HashMap<i64, usize> =
+        builds.iter().map(|build| (build["id"].as_i64().unwrap(), number(build))).collect();
+    // On a busy machine a build may be running at three deaths in a row, which aborts it and fails what needs it; an
+    // evaluation that was interrupted, too, schedules both again.
+    for build in builds.iter().filter(|build| build["status"] == "aborted") {
+        touched.extend([number(build), number(build) + 1]);
     }
-    let mut runs: HashMap<&str, usize> = HashMap::new();
-    let text = fs::read_to_string(&ran).unwrap();
-    for line in text.lines() {
-        *runs.entry(line).or_default() += 1;
+    for build in builds.iter().filter(|build| !touched.contains(&number(build))) {
+        assert_eq!(build["status"], expected(number(build)), "{build}");
+        ends.insert(number(build), vec![]);
     }
-    assert_eq!(runs.len(), BUILDS);
+    let mut runs: HashMap<usize, usize> = HashMap::new();
+    for line in fs::read_to_string(&ran).unwrap().lines() {
+        *runs.entry(line.parse().unwrap()).or_default() += 1;
+    }
+    for &n in ends.keys() {
+        assert_eq!(runs.contains_key(&n), expected(n) != "failed-dependency", "runs of job {n}");
+    }
     // At most those that were running at a kill ran again.
-    let repeated: usize = runs.values().map(|runs| runs - 1).sum();
+    let untouched = runs.iter().filter(|(n, _)| !touched.contains(n));
+    let repeated: usize = untouched.map(|(_, runs)| runs - 1).sum();
     assert!(repeated <= KILLS * 2, "{repeated} runs too many");
-    let mut ends: HashMap<i64, usize> = HashMap::new();
     let mut events = daemon.events();
-    while ends.values().sum::<usize>() < BUILDS {
+    while ends.values().any(Vec::is_empty) {
         let (event, _) = events.wait_for("build-ended");
-        // On a busy machine a build may be running at three deaths in a row, which aborts it; the next evaluation
-        // schedules it again.
-        if event["status"] == "aborted" {
-            continue;
+        let n = numbers[&event["build"].as_i64().unwrap()];
+        let again = event["status"] == "aborted"
+            || event["status"] == "failed-dependency" && expected(n) == "succeeded";
+        if let Some(ends) = ends.get_mut(&n)
+            && !again
+        {
+            ends.push(event["status"].clone());
         }
-        *ends.entry(event["build"].as_i64().unwrap()).or_default() += 1;
     }
-    assert!(ends.values().all(|&ends| ends == 1), "{ends:?}");
+    assert!(ends.values().all(|ends| ends.len() == 1), "{ends:?}");
+
+    // Asked for again, what was canceled ends as if nothing had happened.
+    daemon.ask(&format!("restart-evaluation {}", evaluations[0]["id"]));
+    daemon.settle();
+    let builds = daemon.ask("builds limit=10000");
+    for build in &builds {
+        assert_eq!(build["status"], expected(number(build)), "{build}");
+    }
     assert_eq!(daemon.outcome("check-database"), "ok");
-    let evaluation = daemon.ask("evaluations hello limit=1").remove(0);
-    assert_eq!(evaluation["jobs"]["succeeded"], BUILDS);
+    let jobs = daemon.ask("evaluations hello limit=1").remove(0)["jobs"].clone();
+    let count = |word| (0..BUILDS).filter(|&n| (expected(n) == "succeeded") == word).count();
+    assert_eq!((&jobs["succeeded"], &jobs["failed"]), (&count(true).into(), &count(false).into()));
     assert_eq!(daemon.stop().code(), Some(0));
     daemon.wait_for_no_descendants();
+    // Nothing is left of builds that did not succeed, nor of what they worked in.
+    let names = |directory: &str| -> BTreeSet<String> {
+        let entries = fs::read_dir(daemon.state().join(directory)).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let good = builds.iter().filter(|build| build["status"] == "succeeded");
+    assert_eq!(names("products"), good.map(|build| build["id"].to_string()).collect());
+    assert_eq!(names("cache/builds"), BTreeSet::new());
 }
 
 #[test]
