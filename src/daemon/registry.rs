@@ -377,18 +377,17 @@ impl Thread {
 
     fn delete(&mut self, name: &JobsetName, out: &mut Vec<Effect>) -> Result<(), Refusal> {
         let deleted = name.clone();
-        let changes = self
-            .ports
-            .database
-            .write_within(DELETING, "delete a jobset", move |tx| db::jobsets::delete(tx, &deleted));
-        // One that the books do not know must not be watched either.
-        if matches!(changes, Ok(_) | Err(db::Error::NotFound(_))) {
-            self.core.remove(name, out);
-        }
-        let changes = changes?;
+        let delete = move |tx: &mut db::Tx<'_>| db::jobsets::delete(tx, &deleted);
+        let changes = match self.ports.database.write_within(DELETING, "delete a jobset", delete) {
+            Ok(changes) => Ok(changes),
+            // What the books do not know must not be watched either.
+            Err(db::Error::NotFound(what)) => Err(Refusal::NotFound(what)),
+            Err(error) => return Err(error.into()),
+        };
+        self.core.remove(name, out);
         // Neither is kept from hearing of it by the other's not listening.
         let canceled = self.ports.evaluator.cancel_jobset(name);
-        self.ports.builder.changed(changes)?;
+        self.ports.builder.changed(changes?)?;
         Ok(canceled?)
     }
 

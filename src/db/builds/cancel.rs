@@ -91,8 +91,8 @@ pub(crate) fn cancel_jobset(tx: &mut Tx<'_>, jobset: &JobsetName) -> Result<Chan
         Ok(conn
             .prepare_cached(
                 // Jobs of a jobset that was deleted are still there for a while.
-                "SELECT EXISTS (SELECT 1 FROM jobs WHERE build = ?1
-                     AND jobset IN (SELECT id FROM jobsets WHERE name <> ?2))",
+                "SELECT EXISTS (SELECT 1 FROM jobs j CROSS JOIN jobsets s ON s.id = j.jobset
+                     WHERE j.build = ?1 AND s.name <> ?2)",
             )?
             .query_row(params![build, jobset], |row| row.get(0))?)
     };
