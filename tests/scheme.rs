@@ -29,7 +29,7 @@ fn check_names_file_line_and_field() {
     assert_eq!(output.stdout, format!("{}: good; jobsets: a, b\n", good.display()));
     let expected = format!(
         "gorget: {}:2: jobset \"c\": field priority: expected an integer from 0 to 9, found 10\n\
-         gorget: {}: field url: expected a string, found 5\n",
+         gorget: {}: field url: expected a string, found a number\n",
         bad.display(),
         parameters.display()
     );

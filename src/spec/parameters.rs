@@ -109,8 +109,23 @@ mod tests {
                 "{\"url\":\"http://h\",\n\"colour\":1}",
                 "line 2: field colour: unknown field; there are url, private",
             ),
-            ("{\"private\":1}", "field private: expected true or false, found 1"),
-            ("{\"trusted-proxies\":[1]}", "field trusted-proxies[0]: expected a string, found 1"),
+            ("{\"private\":1}", "field private: expected true or false, found a number"),
+            (
+                "{\"trusted-proxies\":[1]}",
+                "field trusted-proxies[0]: expected a string, found a number",
+            ),
+            (
+                "{\"hook-secrets\":{\"a\":[735522018]}}",
+                "field hook-secrets.a[0]: expected a string, found a number",
+            ),
+            (
+                "{\"hook-secrets\":{\"a\":735522018}}",
+                "field hook-secrets.a: expected a list, found a number",
+            ),
+            (
+                "{\"mastodon\":{\"name\":\"a\",\"url\":\"https://h\",\"token\":735522018}}",
+                "field mastodon.token: expected a string, found a number",
+            ),
             (
                 "{\"hook-secrets\":{\"a\":\"hunter2\"}}",
                 "field hook-secrets.a: expected a list, found a string",
@@ -123,7 +138,8 @@ mod tests {
             ("[]", "expected an object, found a list"),
         ] {
             let error = parse(text).unwrap_err().to_string();
-            assert!(error.starts_with(message) && !error.contains("hunter2"), "{error}");
+            assert!(error.starts_with(message), "{error}");
+            assert!(!error.contains("hunter2") && !error.contains("735522018"), "{error}");
         }
     }
 }

@@ -1,4 +1,7 @@
 //! A JSON value with its place: reading it as something gives that, or an error that names the field.
+//!
+//! Invariant: a value of the wrong type is never repeated. It may stand where a secret belongs: only a number that
+//! is out of a number's range, and a string that is none of the words known, is.
 
 use std::ops::RangeInclusive;
 
@@ -61,7 +64,7 @@ impl<'a> At<'a> {
         let found = match self.value {
             Value::Null => "null",
             Value::Bool(_) => "a truth value",
-            Value::Number(number) => return self.wrong(format!("expected {what}, found {number}")),
+            Value::Number(_) => "a number",
             Value::String(_) => "a string",
             Value::Array(_) => "a list",
             Value::Object(_) => "an object",
@@ -118,10 +121,14 @@ impl<'a> At<'a> {
     }
 
     pub(super) fn integer(&self, range: RangeInclusive<u64>) -> Result<u64, Wrong> {
-        let number = self.value.as_u64().filter(|number| range.contains(number));
-        number.ok_or_else(|| {
-            self.expected(&format!("an integer from {} to {}", range.start(), range.end()))
-        })
+        let what = format!("an integer from {} to {}", range.start(), range.end());
+        match self.value {
+            Value::Number(number) => number
+                .as_u64()
+                .filter(|number| range.contains(number))
+                .ok_or_else(|| self.wrong(format!("expected {what}, found {number}"))),
+            _ => Err(self.expected(&what)),
+        }
     }
 
     pub(super) fn list(&self) -> Result<Vec<At<'a>>, Wrong> {

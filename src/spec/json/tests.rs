@@ -63,7 +63,7 @@ fn wrong_fields_are_named() {
         (r#""period":"1""#, "period: expected an integer from 0 to 315360000, found a string"),
         (r#""period":1.5"#, "period: expected an integer from 0 to 315360000, found 1.5"),
         (r#""priority":10"#, "priority: expected an integer from 0 to 9, found 10"),
-        (r#""active":1"#, "active: expected true or false, found 1"),
+        (r#""active":1"#, "active: expected true or false, found a number"),
         (r#""evaluation-timeout":0"#, "evaluation-timeout: expected an integer from 1"),
         (r#""channels":{}"#, "channels: expected a list, found an object"),
         (r#""channels":["a"]"#, "channels[0]: expected an object, found a string"),
@@ -71,7 +71,7 @@ fn wrong_fields_are_named() {
         (r#""channels":[{"name":"a"}]"#, "channels[0]: the field \"url\" is missing"),
         (
             r#""channels":[{"name":"a","url":"/a","branch":5}]"#,
-            "channels[0].branch: expected a string, found 5",
+            "channels[0].branch: expected a string, found a number",
         ),
         (
             r#""channels":[{"name":"a","url":"/a","branch":"a..b"}]"#,
@@ -107,7 +107,7 @@ fn wrong_fields_are_named() {
         (r#""build":"everything""#, "build: expected \"all\", \"core\""),
         (r#""build":{"packages":["a"],"custom":["b"]}"#, "build: expected \"all\", \"core\""),
         (r#""build":{"packages":[]}"#, "build.packages: must not be empty"),
-        (r#""build":{"packages":[1]}"#, "build.packages[0]: expected a string, found 1"),
+        (r#""build":{"packages":[1]}"#, "build.packages[0]: expected a string, found a number"),
         (r#""command":[]"#, "command: expected a program and its arguments"),
         (r#""command":"make""#, "command: expected a list, found a string"),
         (r#""systems":[]"#, "systems: must not be empty"),
@@ -148,6 +148,21 @@ fn neither_user_info_nor_secrets_get_into_messages() {
         r#""notifications":[{"type":"email","from":"a","to":"b","server":"http://u:hunter2@h"}]"#,
     ] {
         assert!(!refused(members).contains("hunter2"), "{members}");
+    }
+    // Nor when their types are wrong: a secret may be all digits.
+    for members in [
+        r#""notifications":[{"type":"webhook","url":"https://h/","secret":735522018}]"#,
+        r#""notifications":[{"type":"webhook","url":"https://h/","secret":[735522018]}]"#,
+        r#""notifications":[{"type":"webhook","url":735522018}]"#,
+        r#""notifications":[{"type":"email","from":"a","to":"b","server":735522018}]"#,
+        r#""notifications":[735522018]"#,
+        r#""notifications":735522018"#,
+        r#""channels":[{"name":"a","url":735522018}]"#,
+        r#""command":["login",735522018]"#,
+        r#""active":735522018"#,
+    ] {
+        let found = refused(members);
+        assert!(!found.contains("735522018"), "{found}");
     }
     let error = parse("{\"name\": hunter2}").unwrap_err();
     assert_eq!(error.to_string(), "not JSON: expected value, column 10");
@@ -191,7 +206,7 @@ fn names_are_unique_in_a_file_and_lines_are_told() {
         "line 2: jobset \"a\": a jobset of that name is in the file already"
     );
     let error = parse("[{\"name\":\"a\"},\n 5]").unwrap_err();
-    assert_eq!(error.to_string(), "line 2: field [1]: expected an object, found 5");
+    assert_eq!(error.to_string(), "line 2: field [1]: expected an object, found a number");
     let error =
         parse("{\"name\":\"a\",\n\"channels\":[\n{\"name\":\"b\",\n\"url\":\"x\"}]}").unwrap_err();
     assert_eq!((error.line, error.field.as_deref()), (Some(4), Some("channels[0].url")));

@@ -363,7 +363,9 @@
 ;; Values may be secrets: of most, a message tells the kind only.
 (define (shown value)
   (match value
-    ((or (? symbol?) (? number?) (? boolean?) (? char?) (? keyword?)) (format #f "~s" value))
+    ;; Like strings, numbers may be secrets.
+    ((? number?) "a number")
+    ((or (? symbol?) (? boolean?) (? char?) (? keyword?)) (format #f "~s" value))
     ((? procedure?) (format #f "the procedure ~a" (or (procedure-name value) "without a name")))
     ((? string?) "a string")
     (() "the empty list")
