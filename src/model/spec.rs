@@ -125,9 +125,17 @@ pub(crate) struct BuildOutput {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Notification {
-    Email { from: String, to: String, server: String },
+    /// Without `from`, the sender is the installation's.
+    Email {
+        from: Option<String>,
+        to: String,
+        server: String,
+    },
     Mastodon,
-    Webhook { url: String, secret: Option<String> },
+    Webhook {
+        url: String,
+        secret: Option<String>,
+    },
 }
 
 /// `url` without user name, password, query and fragment, for people to read.

@@ -345,7 +345,6 @@ const SENDMAIL: [&str; 5] = [
 fn notification(at: &At<'_>) -> Result<Notification, Wrong> {
     let fields = at.object(&["type", "from", "to", "server", "url", "secret"])?;
     let kind = fields.need("type")?;
-    let text = |name: &str| fields.need(name)?.text().map(str::to_owned);
     let (new, used): (_, &[&str]) = match kind.text()? {
         "email" => {
             let server = fields.need("server")?;
@@ -357,11 +356,9 @@ fn notification(at: &At<'_>) -> Result<Notification, Wrong> {
                         url.split_once(':').is_some_and(|(s, _)| ["smtp", "smtps"].contains(&s))
                     }
                 })?;
-            let new = Notification::Email {
-                from: text("from")?,
-                to: text("to")?,
-                server: server.to_owned(),
-            };
+            let from = fields.get("from").map(|at| at.text().map(str::to_owned)).transpose()?;
+            let to = fields.need("to")?.text()?.to_owned();
+            let new = Notification::Email { from, to, server: server.to_owned() };
             (new, &["from", "to", "server"])
         }
         "mastodon" => (Notification::Mastodon, &[]),
@@ -484,7 +481,10 @@ fn build_output_value(output: &BuildOutput) -> Value {
 
 fn notification_value(notification: &Notification) -> Value {
     match notification {
-        Notification::Email { from, to, server } => {
+        Notification::Email { from: None, to, server } => {
+            json!({ "type": "email", "to": to, "server": server })
+        }
+        Notification::Email { from: Some(from), to, server } => {
             json!({ "type": "email", "from": from, "to": to, "server": server })
         }
         Notification::Mastodon => json!({ "type": "mastodon" }),

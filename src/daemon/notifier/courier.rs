@@ -42,17 +42,9 @@ impl fmt::Display for Failure {
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Target {
-    Email {
-        #[serde(default)]
-        from: String,
-        to: String,
-        server: String,
-    },
+    Email { from: Option<String>, to: String, server: String },
     Mastodon,
-    Webhook {
-        url: String,
-        secret: Option<String>,
-    },
+    Webhook { url: String, secret: Option<String> },
 }
 
 #[derive(Clone)]
@@ -82,7 +74,7 @@ impl Courier {
             .map_err(|_| Failure::Hopeless("the notification cannot be read".to_owned()))?;
         match target {
             Target::Email { from, to, server } => {
-                let mail = letter::mail(pending, &self.parameters, &from, &to)?;
+                let mail = letter::mail(pending, &self.parameters, from.as_deref(), &to)?;
                 match server.strip_prefix("sendmail://") {
                     Some(program) => self.sendmail(program, &mail),
                     None => smtp(&server, &mail),

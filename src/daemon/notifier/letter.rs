@@ -77,10 +77,13 @@ fn hexadecimal(bytes: &[u8]) -> String {
 pub(super) fn mail(
     pending: &Pending,
     parameters: &Parameters,
-    from: &str,
+    from: Option<&str>,
     to: &str,
 ) -> Result<lettre::Message, Failure> {
-    let from = if from.is_empty() { parameters.mail_from.as_deref().unwrap_or("") } else { from };
+    let Some(from) = from.or(parameters.mail_from.as_deref()) else {
+        let why = "neither the notification (from) nor the parameters (mail-from) name a sender";
+        return Err(Failure::Hopeless(why.to_owned()));
+    };
     let hopeless = |what: &str| Failure::Hopeless(format!("the {what} address cannot be read"));
     let from: Mailbox = from.parse().map_err(|_| hopeless("sender's"))?;
     let to: Mailboxes = to.parse().map_err(|_| hopeless("recipients'"))?;
@@ -170,8 +173,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_mail_has_its_headers() {
-        let mail =
-            mail(&pending(""), &parameters(), "CI <ci@a.org>", "x@b.org, Y <y@c.org>").unwrap();
+        let (from, to) = (Some("CI <ci@a.org>"), "x@b.org, Y <y@c.org>");
+        let mail = mail(&pending(""), &parameters(), from, to).unwrap();
         let text = String::from_utf8(mail.formatted()).unwrap();
         for line in [
             "Date: Tue, 14 Nov 2023 22:13:40 +0000",
@@ -184,17 +187,30 @@ pub(super) mod tests {
         assert!(
             text.contains("x@b.org") && text.contains("y@c.org") && text.contains("References: <")
         );
-        for (from, to) in [("", "x@b.org"), ("ci@a.org", ""), ("nobody", "x@b.org")] {
-            let refused = super::mail(&pending(""), &parameters(), from, to);
+        for (from, to) in [("ci@a.org", ""), ("nobody", "x@b.org")] {
+            let refused = super::mail(&pending(""), &parameters(), Some(from), to);
             assert!(matches!(refused, Err(Failure::Hopeless(_))), "{from} {to}");
         }
+    }
+
+    #[test]
+    fn the_installation_is_the_sender_where_none_is_named() {
+        let parameters = Parameters { mail_from: Some("ci@d.org".to_owned()), ..parameters() };
+        let sender = |from: Option<&str>| {
+            let mail = mail(&pending(""), &parameters, from, "x@b.org").unwrap();
+            mail.envelope().from().map(ToString::to_string)
+        };
+        assert_eq!(sender(None).as_deref(), Some("ci@d.org"));
+        assert_eq!(sender(Some("ci@a.org")).as_deref(), Some("ci@a.org"));
+        let nobody = mail(&pending(""), &Parameters::default(), None, "x@b.org").unwrap_err();
+        assert!(nobody.to_string().contains("mail-from"), "{nobody}");
     }
 
     #[test]
     fn a_job_name_cannot_add_headers() {
         let mut pending = pending("");
         pending.build.job = "x\r\nBcc: all@b.org\r\n".to_owned();
-        let mail = mail(&pending, &parameters(), "ci@a.org", "x@b.org").unwrap();
+        let mail = mail(&pending, &parameters(), Some("ci@a.org"), "x@b.org").unwrap();
         let text = String::from_utf8(mail.formatted()).unwrap();
         assert!(!text.lines().any(|line| line.starts_with("Bcc")), "{text}");
     }

@@ -126,8 +126,12 @@ fn wrong_fields_are_named() {
         ),
         (r#""notifications":[{"type":"fax"}]"#, "notifications[0].type: expected \"email\""),
         (
-            r#""notifications":[{"type":"email","to":"a","server":"smtp://h"}]"#,
-            "notifications[0]: the field \"from\"",
+            r#""notifications":[{"type":"email","from":"a","server":"smtp://h"}]"#,
+            "notifications[0]: the field \"to\"",
+        ),
+        (
+            r#""notifications":[{"type":"email","from":"","to":"a","server":"smtp://h"}]"#,
+            "notifications[0].from: must not be empty",
         ),
         (
             r#""notifications":[{"type":"mastodon","url":"u"}]"#,
@@ -253,7 +257,7 @@ fn random(random: &mut fastrand::Rng) -> Specification {
     ];
     let notifications = [
         Notification::Email {
-            from: text(random),
+            from: random.bool().then(|| text(random)),
             to: text(random),
             server: "smtp://u:p@h".to_owned(),
         },
