@@ -60,12 +60,21 @@ pub(crate) struct Evaluated {
     pub(crate) ending: Ending,
 }
 
+/// How much there is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) running: usize,
+    /// Requests that have no slot yet.
+    pub(crate) waiting: usize,
+}
+
 /// What others may ask of the evaluator.
 pub(super) enum Message {
     Evaluate(Box<Request>, Sender<Evaluated>),
     Cancel(EvaluationId, Sender<bool>),
     CancelJobset(JobsetName),
     Pause(bool),
+    Counts(Sender<Counts>),
 }
 
 /// What evaluations report.
@@ -142,6 +151,11 @@ impl Core {
             Message::Pause(paused) => {
                 self.paused = paused;
                 self.fill(out);
+            }
+            Message::Counts(reply) => {
+                let counts = Counts { running: self.running.len(), waiting: self.waiting.len() };
+                // The asker may be gone.
+                let _ = reply.try_send(counts);
             }
         }
     }
@@ -220,6 +234,11 @@ impl Handle {
     /// Cancels what runs or waits of a jobset, which is going to be deleted or deactivated.
     pub(crate) fn cancel_jobset(&self, name: &JobsetName) -> Result<(), Gone> {
         Ok(self.inbox.send_timeout(Message::CancelJobset(name.clone()), PATIENCE)?)
+    }
+
+    /// How many evaluations run and wait.
+    pub(crate) fn counts(&self) -> Result<Counts, Gone> {
+        ask(&self.inbox, Message::Counts)
     }
 
     /// While paused none starts; those that run go on. The books are not told.

@@ -91,9 +91,10 @@ pub(super) fn status(output: &mut Output, objects: &[Value]) -> io::Result<()> {
                 count("jobsets", "active")
             ),
             format!(
-                "evaluations  {} running of at most {}{}",
+                "evaluations  {} running of at most {}, {} waiting{}",
                 count("evaluations", "running"),
                 count("evaluations", "slots"),
+                count("evaluations", "waiting"),
                 note("evaluations")
             ),
             format!(

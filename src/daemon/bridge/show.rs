@@ -33,7 +33,7 @@ impl Live {
             evaluations: records::setting(reader, PAUSED_EVALUATIONS).map_err(failure)?.is_some(),
         };
         let facts = &self.ports.facts;
-        let evaluating = |state: &&State| state.status == JobsetStatus::Evaluating;
+        let evaluations = self.ports.evaluator.counts().map_err(gone)?;
         let status = StatusView {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
@@ -45,7 +45,8 @@ impl Live {
             },
             builds: BuildCounts { scheduled, running, slots: facts.max_builds },
             evaluations: EvaluationCounts {
-                running: states.iter().filter(evaluating).count().min(facts.max_evaluations),
+                running: evaluations.running,
+                waiting: evaluations.waiting,
                 slots: facts.max_evaluations,
             },
             paused,

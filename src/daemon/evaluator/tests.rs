@@ -73,6 +73,12 @@ impl Bench {
         (answer.try_recv().unwrap(), words)
     }
 
+    fn counts(&mut self) -> Counts {
+        let (reply, answer) = bounded(1);
+        assert_eq!(self.message(Message::Counts(reply)), [""; 0]);
+        answer.try_recv().unwrap()
+    }
+
     fn ended(&mut self, slot: Slot, jobset: &str) -> Vec<String> {
         let mut out = Vec::new();
         let ending = Ending::Succeeded;
@@ -89,10 +95,13 @@ fn requests_run_in_order_up_to_the_bound_and_one_of_a_jobset() {
     assert_eq!(bench.evaluate("a"), [""; 0]);
     assert_eq!(bench.evaluate("b"), ["start 1 b"]);
     assert_eq!(bench.evaluate("c"), [""; 0]);
+    assert_eq!(bench.counts(), Counts { running: 2, waiting: 2 });
     assert_eq!(bench.ended(1, "b"), ["answer b Succeeded", "start 2 c"]);
     assert_eq!(bench.ended(0, "a"), ["answer a Succeeded", "start 3 a"]);
+    assert_eq!(bench.counts(), Counts { running: 2, waiting: 0 });
     assert_eq!(bench.ended(2, "c"), ["answer c Succeeded"]);
     assert_eq!(bench.ended(2, "c"), [""; 0], "an end counts once");
+    assert_eq!(bench.counts(), Counts { running: 1, waiting: 0 });
 }
 
 #[test]

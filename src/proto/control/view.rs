@@ -252,6 +252,7 @@ pub(crate) struct BuildCounts {
 #[derive(Serialize)]
 pub(crate) struct EvaluationCounts {
     pub(crate) running: usize,
+    pub(crate) waiting: usize,
     pub(crate) slots: usize,
 }
 
