@@ -76,6 +76,11 @@ pub(crate) fn add_token(
     jobset: Option<&JobsetName>,
     expires: Option<Time>,
 ) -> Result<(), Error> {
+    if let Some(name) = jobset
+        && super::jobsets::get(tx.conn, name)?.is_none()
+    {
+        return Err(Error::NotFound(format!("jobset {name}")));
+    }
     let inserted = tx
         .conn
         .prepare_cached(

@@ -105,6 +105,36 @@ fn subscribers_hear_what_happens_and_can_come_back() {
 }
 
 #[test]
+fn askers_are_told_their_mistakes() {
+    let mut daemon = Daemon::start(&[]);
+    for (request, expected) in [
+        ("subscribe jobset=nosuch", "error not-found there is no jobset nosuch"),
+        ("token add x viewer jobset=nosuch", "error not-found there is no jobset nosuch"),
+        ("token add x viewer expires=0", "error syntax token: expected expires="),
+        ("backup /nonexistent/x", "error conflict cannot write /nonexistent/x: No such file"),
+        ("backup /proc/x", "error conflict cannot write /proc/x"),
+        ("# a comment", "error syntax expected a command, found a comment"),
+    ] {
+        let outcome = daemon.outcome(request);
+        assert!(outcome.starts_with(expected), "{request}: {outcome}");
+    }
+    let secret =
+        r#"{"name":"x","notifications":[{"type":"webhook","url":"https://h","secret":735522018}]}"#;
+    let outcome = daemon.outcome(&format!("add {secret}"));
+    assert!(outcome.ends_with("secret: expected a string, found a number"), "{outcome}");
+    let status = daemon.ask("status").remove(0);
+    assert_eq!(status["evaluations"]["waiting"], 0, "{status}");
+
+    let mut session = daemon.connect();
+    session.send("(trigger-jobset nosuch)");
+    session.finish();
+    daemon.stop();
+    let log = daemon.log();
+    assert_eq!(log.matches("trigger nosuch").count(), 1, "{log}");
+    assert!(!log.contains("735522018"), "{log}");
+}
+
+#[test]
 fn wait_answers_when_all_is_over() {
     let repository = Repository::with_jobs(&job("one", "sleep 0.3", ""));
     let mut daemon = Daemon::start(&[]);

@@ -12,7 +12,7 @@ use super::live::{Live, Order, failure, gone, refused};
 use super::show::{PAUSED_BUILDS, PAUSED_EVALUATIONS};
 use crate::actor::{Gone, PATIENCE};
 use crate::control::{Answer, Error};
-use crate::db::{maintenance, records};
+use crate::db::{self, maintenance, records};
 use crate::model::evaluation::EvaluationId;
 use crate::model::spec::JobsetName;
 use crate::model::status::EvaluationStatus;
@@ -128,8 +128,8 @@ impl Live {
         let cannot = |error: io::Error| {
             Failure::new(FailureKind::Conflict, format!("cannot write {}: {error}", file.display()))
         };
+        let directory = file.parent().unwrap_or(file).canonicalize().map_err(cannot)?;
         if !self.is_own_user() {
-            let directory = file.parent().unwrap_or(file).canonicalize().map_err(cannot)?;
             let state = self.ports.facts.state_directory.canonicalize().map_err(cannot)?;
             if !directory.starts_with(&state) {
                 let message = format!(
@@ -140,7 +140,10 @@ impl Live {
                 return Err(Failure::new(FailureKind::Conflict, message));
             }
         }
-        maintenance::backup(self.reader()?, file).map_err(failure)
+        maintenance::backup(self.reader()?, file).map_err(|error| match error {
+            db::Error::Io(_, why) if is_askers(&why) => cannot(why),
+            error => failure(error),
+        })
     }
 
     pub(super) fn reload(&self) -> Result<(), Failure> {
@@ -150,6 +153,23 @@ impl Live {
         sent.map_err(|_| gone(Gone))?;
         answer.recv_timeout(RELOADING).map_err(|_| gone(Gone))?.map_err(refused)
     }
+}
+
+/// Whether a file cannot be written because of its name, and not for a fault of ours.
+fn is_askers(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        InvalidFilename, IsADirectory, NotADirectory, NotFound, PermissionDenied,
+        ReadOnlyFilesystem,
+    };
+    matches!(
+        error.kind(),
+        InvalidFilename
+            | IsADirectory
+            | NotADirectory
+            | NotFound
+            | PermissionDenied
+            | ReadOnlyFilesystem
+    )
 }
 
 fn no_random(error: io::Error) -> Failure {

@@ -112,8 +112,11 @@ impl Connection {
             }
             let mut times = Times(None);
             let result = self.perform(&request, control, &mut times)?;
-            if let Err(failure) = &result {
-                log::info!(target: "bridge", "{}: {failure}", summary(&request));
+            // Of changes the audit tells.
+            if let Err(failure) = &result
+                && question
+            {
+                log::info!(target: "bridge", "{}: {failure}", request.command);
             }
             if question {
                 let times = times.0.filter(|_| result.is_ok());
@@ -156,14 +159,6 @@ impl Connection {
                 Err(Failure::new(FailureKind::Unavailable, error.to_string()))
             }
         })
-    }
-}
-
-/// A command for the log: without what may hold secrets.
-fn summary(request: &Request) -> String {
-    match &request.command {
-        Command::Add(_) => "add".to_owned(),
-        other => other.to_string(),
     }
 }
 

@@ -112,6 +112,7 @@ impl Live {
         from: Option<i64>,
         answer: &mut dyn Answer,
     ) -> Result<(), Error> {
+        self.known(jobset)?;
         let mut subscription = self.ports.database.subscribe(ROOM).map_err(failure)?;
         let mut told = match from {
             Some(from) => self.replay(jobset, from, answer)?,

@@ -136,7 +136,7 @@ impl Live {
     }
 
     /// Who asks for a jobset that does not exist is told so, instead of nothing.
-    fn known(&mut self, jobset: Option<&JobsetName>) -> Result<(), Failure> {
+    pub(super) fn known(&mut self, jobset: Option<&JobsetName>) -> Result<(), Failure> {
         let Some(name) = jobset else { return Ok(()) };
         let found = jobsets::get(self.reader()?, name).map_err(failure)?;
         found.map(drop).ok_or_else(|| not_found(format!("there is no jobset {name}")))

@@ -39,7 +39,9 @@ pub(crate) fn parse(line: &str) -> Result<Request, Failure> {
             .map_err(|_| Failure::syntax("a quotation mark is not closed"))?;
         let mut words = words.into_iter();
         let Some(name) = words.next() else {
-            return Err(Failure::syntax("expected a command after by=WHO"));
+            // All that the words of a shell leave out is a comment.
+            let found = if rest.is_empty() { "nothing" } else { "a comment (#…)" };
+            return Err(Failure::syntax(format!("expected a command, found {found}")));
         };
         command(&name, Words { command: name.clone(), words: words.collect() })?
     };
@@ -218,7 +220,9 @@ fn token(words: &mut Words) -> Result<Command, Failure> {
     match words.take("add, list or revoke", |text| Some(text.to_owned()))?.as_str() {
         "add" => {
             let jobset = words.value("jobset", "a jobset's name", JobsetName::new)?;
-            let expires = words.value("expires", "a duration such as 30d", parse_duration)?;
+            let some_time = |text: &str| parse_duration(text).filter(|time| !time.is_zero());
+            let expected = "a duration of at least 1 s, such as 30d";
+            let expires = words.value("expires", expected, some_time)?;
             let name = words.take("the token's name", name)?;
             let known = |text: &str| ROLES.contains(&text).then(|| text.to_owned());
             let role = words.take(&format!("a role, one of {}", ROLES.join(" ")), known)?;
@@ -445,6 +449,9 @@ mod tests {
             ("token", "add, list or revoke"),
             ("token add x king", "one of trigger"),
             ("token add x admin expires=soon", "a duration"),
+            ("token add x admin expires=0", "of at least 1 s"),
+            ("# a comment", "a command"),
+            ("by=me # a comment", "a command"),
             ("backup relative", "an absolute file name"),
             ("add", "a specification"),
             ("add ''", "a specification"),
