@@ -12,11 +12,15 @@ use crate::model::evaluation::EvaluationId;
 use crate::model::event::What;
 use crate::model::status::BuildStatus;
 
-/// Schedules a build again with its unfinished dependencies, and revives its failed-dependency dependents.
-/// `Conflict` if it is pending already, or an `error` job.
+/// Schedules a build again with its unfinished dependencies, and revives its failed-dependency dependents. One that
+/// waits for its next try need not wait any longer. `Conflict` if it is pending otherwise, or an `error` job.
 pub(crate) fn restart(tx: &mut Tx<'_>, id: BuildId) -> Result<Changes, Error> {
     let mut work = Work::new(tx);
     let known = work.known(id)?;
+    if known.status == BuildStatus::Scheduled && try_now(&work, id)? {
+        work.touch(id, true, known.status);
+        return work.done();
+    }
     if known.status.is_pending() {
         return Err(Error::Conflict(format!("build {id} is {} already", known.status.word())));
     }
@@ -33,6 +37,14 @@ pub(crate) fn restart(tx: &mut Tx<'_>, id: BuildId) -> Result<Changes, Error> {
     let changes = work.done()?;
     tx.emit(What::BuildsQueued, Some(&jobset), Some(evaluation), Some(id), None)?;
     Ok(changes)
+}
+
+/// Whether a build waited for its next try; it does so no more.
+fn try_now(work: &Work<'_, '_>, id: BuildId) -> Result<bool, Error> {
+    let mut statement = work.conn().prepare_cached(
+        "UPDATE builds SET retry_at = NULL WHERE id = ?1 AND retry_at IS NOT NULL",
+    )?;
+    Ok(statement.execute([id])? == 1)
 }
 
 /// Schedules what failed, was aborted or was canceled in an evaluation again; `all`: everything that ended.

@@ -203,6 +203,22 @@ fn aborted_tries_back_off_until_they_are_spent() {
 }
 
 #[test]
+fn a_restart_ends_the_wait_for_the_next_try() {
+    let mut books = Books::new();
+    let name = books.jobset("a");
+    books.evaluated(&name, &[job("x", &[])]);
+    let id = books.id("x");
+    let again = books.write(|tx| builds::restart(tx, id));
+    assert!(matches!(again, Err(Error::Conflict(_))), "it waits for nothing: {again:?}");
+    books.run("x", &abort());
+    let changes = books.write(|tx| builds::restart(tx, id)).unwrap();
+    assert_eq!(changes.scheduled, [id]);
+    assert_eq!(builds::entries(&books.conn, &[id]).unwrap()[0].retry_at, None);
+    // The try it had is spent all the same: this is no fresh start.
+    assert_eq!((books.status("x"), books.build("x").attempts), (BuildStatus::Scheduled, 1));
+}
+
+#[test]
 fn an_interruption_costs_no_try() {
     let mut books = Books::new();
     let name = books.jobset("a");
