@@ -1,22 +1,29 @@
 //! Standard output: lines, tables that fit the terminal, and text of strangers made harmless.
 
-use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
-
-/// A column narrower than this says nothing: the last ones are cut instead.
-const NARROWEST: usize = 8;
+use std::io::{self, BufWriter, IsTerminal, Write};
 
 pub(super) struct Output {
-    stream: BufWriter<Stdout>,
+    stream: BufWriter<Box<dyn Write>>,
     /// Whether objects are printed as they are.
     pub(super) json: bool,
     pub(super) terminal: bool,
+    /// Columns of a terminal.
+    width: Option<usize>,
 }
 
 impl Output {
     pub(super) fn new(json: bool) -> Self {
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
-        Self { stream: BufWriter::new(stdout), json, terminal }
+        let width = terminal.then(terminal_width);
+        Self { stream: BufWriter::new(Box::new(stdout)), json, terminal, width }
+    }
+
+    /// One that takes `stream` for a terminal of this width.
+    #[cfg(test)]
+    pub(super) fn terminal(stream: impl Write + 'static, width: usize) -> Self {
+        let stream = BufWriter::new(Box::new(stream) as Box<dyn Write>);
+        Self { stream, json: false, terminal: true, width: Some(width) }
     }
 
     pub(super) fn line(&mut self, line: &str) -> io::Result<()> {
@@ -36,13 +43,33 @@ impl Output {
         self.stream.flush()
     }
 
-    /// Prints aligned columns under `head`; on a terminal no line is wider than it.
-    pub(super) fn table(&mut self, head: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
-        let width = self.terminal.then(terminal_width);
-        for line in layout(head, rows, width) {
+    /// Prints aligned columns under their heads; on a terminal no line is wider than it.
+    pub(super) fn table(&mut self, columns: &[Column], rows: Vec<Vec<String>>) -> io::Result<()> {
+        for line in layout(columns, rows, self.width) {
             self.line(&line)?;
         }
         Ok(())
+    }
+}
+
+/// A column of a table, and what becomes of it where there is not room for all.
+pub(super) struct Column {
+    head: &'static str,
+    /// The highest goes first; 0 stays to the last.
+    rank: u8,
+    /// How narrow it may be cut; `None` if it says nothing unless it is whole.
+    least: Option<usize>,
+}
+
+impl Column {
+    /// A column of numbers, times and words: whole, or not there.
+    pub(super) const fn whole(head: &'static str, rank: u8) -> Self {
+        Self { head, rank, least: None }
+    }
+
+    /// A column of text, of which the beginning will do.
+    pub(super) const fn text(head: &'static str, rank: u8, least: usize) -> Self {
+        Self { head, rank, least: Some(least) }
     }
 }
 
@@ -53,46 +80,89 @@ fn terminal_width() -> usize {
     columns.filter(|&columns| columns > 0).or_else(asked).unwrap_or(80)
 }
 
-fn layout(head: &[&str], rows: Vec<Vec<String>>, width: Option<usize>) -> Vec<String> {
-    let head = head.iter().map(|word| (*word).to_owned()).collect();
+fn layout(columns: &[Column], rows: Vec<Vec<String>>, width: Option<usize>) -> Vec<String> {
+    let head = columns.iter().map(|column| column.head.to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(head)
         .chain(rows.into_iter().map(|row| row.iter().map(|cell| clean(cell)).collect()))
         .collect();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widest =
         |n: usize| rows.iter().filter_map(|row| row.get(n)).map(|cell: &String| wide(cell)).max();
-    let mut widths: Vec<usize> = (0..columns).map(|n| widest(n).unwrap_or(0)).collect();
+    let mut shown: Vec<Shown> = columns
+        .iter()
+        .enumerate()
+        .map(|(at, column)| {
+            let width = widest(at).unwrap_or(0);
+            let least = column.least.map_or(width, |least| least.min(width));
+            Shown { at, width, least }
+        })
+        .collect();
     if let Some(width) = width {
-        fit(&mut widths, width.saturating_sub(2 * columns.saturating_sub(1)));
+        choose(&mut shown, columns, &rows, width);
+        fit(&mut shown, width);
     }
     let line = |row: &Vec<String>| {
         let mut line = String::new();
-        for (cell, &width) in row.iter().zip(&widths) {
-            let cell = console::truncate_str(cell, width, "…");
+        for Shown { at, width, .. } in &shown {
+            let cell = row.get(*at).map_or("", String::as_str);
+            let cell = console::truncate_str(cell, *width, "…");
             line.push_str(&cell);
-            line.push_str(&" ".repeat(width.saturating_sub(wide(&cell)) + 2));
+            line.push_str(&" ".repeat(width.saturating_sub(wide(&cell)) + GAP));
         }
-        line.trim_end().to_owned()
+        let line = line.trim_end();
+        // What is left when even one column is too wide.
+        width.map_or_else(
+            || line.to_owned(),
+            |width| console::truncate_str(line, width, "…").into_owned(),
+        )
     };
     rows.iter().map(line).collect()
 }
 
-fn wide(text: &str) -> usize {
-    console::measure_text_width(text)
+/// A column that is printed.
+struct Shown {
+    /// Its place in rows.
+    at: usize,
+    width: usize,
+    least: usize,
 }
 
-/// Takes from the widest column, again and again, until all fit.
-fn fit(widths: &mut [usize], room: usize) {
-    let mut excess = widths.iter().sum::<usize>().saturating_sub(room);
-    while excess > 0 {
-        let Some(widest) = widths.iter().copied().max().filter(|&w| w > NARROWEST) else { break };
-        // The last of equals: errors and reasons stand there.
-        let Some(at) = widths.iter().rposition(|&w| w == widest) else { break };
-        let next = widths.iter().copied().filter(|&w| w < widest).max().unwrap_or(0);
-        let cut = excess.min(widest - next.max(NARROWEST)).max(1);
-        widths[at] -= cut;
-        excess -= cut;
+/// Blanks between columns.
+const GAP: usize = 2;
+
+/// What cells hold that say nothing.
+const SILENT: [&str; 3] = ["", "-", "0"];
+
+/// Leaves columns out until the rest fits: first those that say nothing in any row, then by rank.
+fn choose(shown: &mut Vec<Shown>, columns: &[Column], rows: &[Vec<String>], room: usize) {
+    let says = |at: usize| {
+        let mut cells = rows.iter().skip(1).filter_map(|row| row.get(at));
+        rows.len() == 1 || cells.any(|cell| !SILENT.contains(&cell.as_str()))
+    };
+    while total(shown.iter().map(|column| column.least)) > room {
+        let rank = |column: &Shown| (!says(column.at), columns[column.at].rank);
+        let may_go = shown.iter().enumerate().filter(|(_, c)| columns[c.at].rank > 0);
+        let Some((first, _)) = may_go.max_by_key(|(_, column)| rank(column)) else { return };
+        shown.remove(first);
     }
+}
+
+fn total(widths: impl Iterator<Item = usize>) -> usize {
+    widths.map(|width| width + GAP).sum::<usize>().saturating_sub(GAP)
+}
+
+/// Takes from the widest column that has something to give, again and again, until all fit.
+fn fit(shown: &mut [Shown], room: usize) {
+    let excess = total(shown.iter().map(|column| column.width)).saturating_sub(room);
+    for _ in 0..excess {
+        // The last of equals: errors and reasons stand there.
+        let wide = shown.iter_mut().filter(|column| column.width > column.least);
+        let Some(widest) = wide.max_by_key(|column| column.width) else { return };
+        widest.width -= 1;
+    }
+}
+
+fn wide(text: &str) -> usize {
+    console::measure_text_width(text)
 }
 
 /// One line of harmless text.
@@ -163,25 +233,44 @@ mod tests {
         cells.iter().map(|row| row.iter().map(|c| (*c).to_owned()).collect()).collect()
     }
 
+    const WHAT: [Column; 2] = [Column::whole("ID", 0), Column::text("WHAT", 1, 8)];
+
     #[test]
     fn columns_are_aligned_and_fit_the_terminal() {
         let table = || rows(&[&["1", "short"], &["22", "a much longer cell\nof two lines"]]);
-        let lines = layout(&["ID", "WHAT"], table(), None);
+        let lines = layout(&WHAT, table(), None);
         assert_eq!(lines, ["ID  WHAT", "1   short", "22  a much longer cell of two lines"]);
-        let lines = layout(&["ID", "WHAT"], table(), Some(20));
+        let lines = layout(&WHAT, table(), Some(20));
         assert_eq!(lines[2], "22  a much longer c…");
         assert!(lines.iter().all(|line| wide(line) <= 20));
+        // Where not even its beginning fits, a column goes.
+        assert_eq!(layout(&WHAT, table(), Some(11)), ["ID", "1", "22"]);
+        assert_eq!(layout(&WHAT, table(), Some(1)), ["…", "1", "…"]);
     }
 
     #[test]
     fn the_widest_columns_give_first() {
-        let mut widths = [4, 30, 50];
-        fit(&mut widths, 60);
-        assert_eq!(widths.iter().sum::<usize>(), 60);
-        assert_eq!(widths[0], 4);
-        let mut narrow = [8, 8];
+        let column = |(at, width, least)| Shown { at, width, least };
+        let mut shown = [(0, 4, 4), (1, 30, 8), (2, 50, 8)].map(column);
+        fit(&mut shown, 60 + 2 * GAP);
+        assert_eq!(shown.each_ref().map(|column| column.width), [4, 28, 28]);
+        let mut narrow = [(0, 8, 8), (1, 8, 8)].map(column);
         fit(&mut narrow, 3);
-        assert_eq!(narrow, [8, 8]);
+        assert_eq!(narrow.each_ref().map(|column| column.width), [8, 8]);
+    }
+
+    #[test]
+    fn what_says_nothing_goes_before_what_is_worth_least() {
+        let columns = [
+            Column::whole("ID", 0),
+            Column::whole("LOST", 1),
+            Column::whole("GOOD", 2),
+            Column::whole("AGE", 3),
+        ];
+        let table = || rows(&[&["1", "0", "7", "5min"], &["2", "-", "8", "6min"]]);
+        assert_eq!(layout(&columns, table(), Some(80))[0], "ID  LOST  GOOD  AGE");
+        assert_eq!(layout(&columns, table(), Some(15))[0], "ID  GOOD  AGE");
+        assert_eq!(layout(&columns, table(), Some(12))[0], "ID  GOOD");
     }
 
     #[test]

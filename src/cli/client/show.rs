@@ -4,7 +4,7 @@ use std::io;
 
 use serde_json::Value;
 
-use super::output::{Output, clean};
+use super::output::{Column, Output, clean};
 use crate::model::time::Time;
 use crate::sys::clock;
 
@@ -46,21 +46,49 @@ pub(super) fn duration(seconds: u64) -> String {
     }
 }
 
+/// A duration for a column: `599s`, `10min`, `599min`, `10h`, `239h`, `10d`. Never less than two digits of it once it
+/// is long, and never more than six characters in the first ten years.
+fn short(seconds: u64) -> String {
+    match seconds {
+        0..600 => format!("{seconds}s"),
+        600..36_000 => format!("{}min", seconds / 60),
+        36_000..864_000 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 /// How long ago, or in how long.
 fn distance(time: Option<Time>, now: Time) -> String {
     match time {
         None => "-".to_owned(),
-        Some(time) if time > now => format!("in {}", duration(now.until(time).as_secs())),
-        Some(time) => format!("{} ago", duration(time.until(now).as_secs())),
+        Some(time) if time > now => format!("in {}", short(now.until(time).as_secs())),
+        Some(time) => format!("{} ago", short(time.until(now).as_secs())),
     }
 }
 
 /// From `start` to `stop`, or until now for what still goes on.
 fn took(start: Option<Time>, stop: Option<Time>, now: Time) -> String {
-    start.map_or_else(
-        || "-".to_owned(),
-        |start| duration(start.until(stop.unwrap_or(now)).as_secs()),
+    start.map_or_else(|| "-".to_owned(), |start| short(start.until(stop.unwrap_or(now)).as_secs()))
+}
+
+/// Why a build waits, with a time of day where the daemon's word for it has Unix seconds.
+fn reason(waiting: &str) -> String {
+    let time = waiting.strip_prefix(RETRY_AT).and_then(|seconds| seconds.parse().ok());
+    time.map_or_else(
+        || waiting.to_owned(),
+        |seconds| format!("{RETRY_AT}{}", clock::time_of_day(Time(seconds))),
     )
+}
+
+const RETRY_AT: &str = "retry at ";
+
+/// What there is to say about a build: why it waits, why its last try ended badly.
+fn note(build: &Value) -> String {
+    match (reason(text(build, "waiting")), text(build, "error")) {
+        (waiting, "") => waiting,
+        (waiting, error) if waiting.is_empty() => error.to_owned(),
+        (waiting, error) => format!("{waiting} ({error})"),
+    }
 }
 
 fn bytes(count: u64) -> String {
@@ -128,27 +156,42 @@ pub(super) fn jobsets(output: &mut Output, objects: &[Value]) -> io::Result<()> 
             text(o, "error").to_owned(),
         ]
     };
-    let head = ["NAME", "STATUS", "EVALUATION", "CHECKED", "NEXT", "ERROR"];
-    output.table(&head, objects.iter().map(row).collect())
+    let columns = [
+        Column::text("NAME", 0, 8),
+        Column::whole("STATUS", 1),
+        Column::whole("EVALUATION", 3),
+        Column::whole("CHECKED", 4),
+        Column::whole("NEXT", 5),
+        Column::text("ERROR", 2, 12),
+    ];
+    output.table(&columns, objects.iter().map(row).collect())
 }
 
 pub(super) fn builds(output: &mut Output, objects: &[Value]) -> io::Result<()> {
     let now = clock::wall();
     let row = |o: &Value| {
-        let note = if o["error"].is_string() { text(o, "error") } else { text(o, "waiting") };
         vec![
             plain(o, "id"),
             plain(o, "jobset"),
             plain(o, "job"),
             plain(o, "system"),
             plain(o, "status"),
-            distance(time(o, "starttime").or(time(o, "timestamp")), now),
+            distance(time(o, "starttime"), now),
             took(time(o, "starttime"), time(o, "stoptime"), now),
-            note.to_owned(),
+            note(o),
         ]
     };
-    let head = ["ID", "JOBSET", "JOB", "SYSTEM", "STATUS", "STARTED", "TOOK", "NOTE"];
-    output.table(&head, objects.iter().map(row).collect())
+    let columns = [
+        Column::whole("ID", 0),
+        Column::text("JOBSET", 4, 8),
+        Column::text("JOB", 2, 16),
+        Column::whole("SYSTEM", 7),
+        Column::whole("STATUS", 1),
+        Column::whole("STARTED", 6),
+        Column::whole("TOOK", 5),
+        Column::text("NOTE", 3, 12),
+    ];
+    output.table(&columns, objects.iter().map(row).collect())
 }
 
 pub(super) fn evaluations(output: &mut Output, objects: &[Value]) -> io::Result<()> {
@@ -167,15 +210,28 @@ pub(super) fn evaluations(output: &mut Output, objects: &[Value]) -> io::Result<
             count("succeeded"),
             count("failed"),
             count("pending"),
+            count("aborted"),
+            count("canceled"),
             commits.join(" "),
             text(o, "error").to_owned(),
         ]
     };
-    let head = [
-        "ID", "JOBSET", "STATUS", "STARTED", "TOOK", "JOBS", "GOOD", "BAD", "PENDING", "COMMITS",
-        "ERROR",
+    let columns = [
+        Column::whole("ID", 0),
+        Column::text("JOBSET", 2, 8),
+        Column::whole("STATUS", 1),
+        Column::whole("STARTED", 9),
+        Column::whole("TOOK", 10),
+        Column::whole("JOBS", 6),
+        Column::whole("GOOD", 5),
+        Column::whole("BAD", 3),
+        Column::whole("PENDING", 4),
+        Column::whole("ABORTED", 7),
+        Column::whole("CANCELED", 8),
+        Column::text("COMMITS", 12, 8),
+        Column::text("ERROR", 11, 12),
     ];
-    output.table(&head, objects.iter().map(row).collect())
+    output.table(&columns, objects.iter().map(row).collect())
 }
 
 pub(super) fn queue(output: &mut Output, objects: &[Value]) -> io::Result<()> {
@@ -188,11 +244,19 @@ pub(super) fn queue(output: &mut Output, objects: &[Value]) -> io::Result<()> {
             plain(o, "system"),
             plain(o, "priority"),
             distance(time(o, "timestamp"), now),
-            text(o, "waiting").to_owned(),
+            reason(text(o, "waiting")),
         ]
     };
-    let head = ["ID", "JOBSET", "JOB", "SYSTEM", "PRIORITY", "QUEUED", "WAITS FOR"];
-    output.table(&head, objects.iter().map(row).collect())
+    let columns = [
+        Column::whole("ID", 0),
+        Column::text("JOBSET", 3, 8),
+        Column::text("JOB", 1, 16),
+        Column::whole("SYSTEM", 6),
+        Column::whole("PRIORITY", 4),
+        Column::whole("QUEUED", 5),
+        Column::text("WAITS FOR", 2, 12),
+    ];
+    output.table(&columns, objects.iter().map(row).collect())
 }
 
 pub(super) fn workers(output: &mut Output, objects: &[Value]) -> io::Result<()> {
@@ -207,8 +271,15 @@ pub(super) fn workers(output: &mut Output, objects: &[Value]) -> io::Result<()> 
             plain(o, "paused"),
         ]
     };
-    let head = ["NAME", "ADDRESS", "MACHINE", "SYSTEMS", "SEEN", "PAUSED"];
-    output.table(&head, objects.iter().map(row).collect())
+    let columns = [
+        Column::text("NAME", 0, 8),
+        Column::text("ADDRESS", 3, 12),
+        Column::text("MACHINE", 5, 8),
+        Column::text("SYSTEMS", 4, 12),
+        Column::whole("SEEN", 1),
+        Column::whole("PAUSED", 2),
+    ];
+    output.table(&columns, objects.iter().map(row).collect())
 }
 
 pub(super) fn tokens(output: &mut Output, objects: &[Value]) -> io::Result<()> {
@@ -223,8 +294,15 @@ pub(super) fn tokens(output: &mut Output, objects: &[Value]) -> io::Result<()> {
             distance(time(o, "last-used"), now),
         ]
     };
-    let head = ["NAME", "ROLE", "JOBSET", "CREATED", "EXPIRES", "USED"];
-    output.table(&head, objects.iter().map(row).collect())
+    let columns = [
+        Column::text("NAME", 0, 8),
+        Column::whole("ROLE", 1),
+        Column::text("JOBSET", 2, 8),
+        Column::whole("CREATED", 5),
+        Column::whole("EXPIRES", 3),
+        Column::whole("USED", 4),
+    ];
+    output.table(&columns, objects.iter().map(row).collect())
 }
 
 /// The secret of a token just made, alone on its line for scripts.
@@ -281,11 +359,89 @@ mod tests {
         ] {
             assert_eq!(duration(seconds), expected);
         }
-        assert_eq!(distance(Some(Time(10)), Time(70)), "1 min ago");
-        assert_eq!(distance(Some(Time(70)), Time(10)), "in 1 min");
-        assert_eq!(took(Some(Time(5)), None, Time(9)), "4 s");
+        for (seconds, expected) in
+            [(0, "0s"), (599, "599s"), (600, "10min"), (36_000, "10h"), (864_000, "10d")]
+        {
+            assert_eq!(short(seconds), expected);
+        }
+        assert_eq!(distance(Some(Time(10)), Time(70)), "60s ago");
+        assert_eq!(distance(Some(Time(70)), Time(10)), "in 60s");
+        assert_eq!(took(Some(Time(5)), None, Time(9)), "4s");
         assert_eq!(bytes(5 * 1024 * 1024 * 1024), "5120 MiB");
         assert_eq!(bytes(50 * 1024 * 1024 * 1024), "50 GiB");
+    }
+
+    type Show = fn(&mut Output, &[Value]) -> io::Result<()>;
+
+    /// What a terminal of this width is given.
+    fn printed(width: usize, show: Show, objects: &[Value]) -> Vec<String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut output = Output::terminal(file.reopen().unwrap(), width);
+        show(&mut output, objects).unwrap();
+        output.flush().unwrap();
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn tables_fit_terminals_of_every_width() {
+        let jobs = json!({"total": 12_345, "succeeded": 12_000, "failed": 300, "pending": 40, "aborted": 3, "canceled": 2});
+        let checkouts = json!([{"commit": "0123456789abcdef"}, {"commit": "fedcba9876543210"}]);
+        let evaluation = |id: i64, status: &str, error: Option<&str>| {
+            json!({"id": id, "jobset": "guix-master-with-a-name", "status": status, "timestamp": 1_700_000_000,
+                "evaltime": 1_700_000_900, "jobs": jobs, "checkouts": checkouts, "error": error})
+        };
+        let build = |id: i64, status: &str, started: Option<i64>| {
+            json!({"id": id, "jobset": "guix-master", "job": "a-job-with-a-long-name.x86_64-linux",
+                "system": "x86_64-linux", "status": status, "timestamp": 1_700_000_000, "priority": 99,
+                "starttime": started, "stoptime": started, "waiting": "no backend for derivation builds",
+                "error": "the connection to the daemon was lost in the middle of the build"})
+        };
+        let jobset = json!({"name": "guix-master-with-a-name", "status": "evaluating", "last-evaluation": 123,
+            "last-checked": 1_700_000_000, "next-poll": 4_000_000_000_i64, "error": "timed out after 3600 s"});
+        let evaluations = [
+            evaluation(1234, "succeeded", None),
+            evaluation(1233, "failed", Some("exit status 3")),
+        ];
+        let builds =
+            [build(123_456, "failed-dependency", Some(1_700_000_000)), build(7, "scheduled", None)];
+        let tables: [(Show, &[Value], &[&str]); 4] = [
+            (super::evaluations, &evaluations, &["1234", "succeeded"]),
+            (super::builds, &builds, &["123456", "failed-dependency"]),
+            (super::queue, &builds, &["123456"]),
+            (super::jobsets, &[jobset], &["guix-", "evaluating"]),
+        ];
+        for width in [20, 40, 60, 80, 120] {
+            for (show, objects, whole) in &tables {
+                let lines = printed(width, *show, objects);
+                assert_eq!(lines.len(), objects.len() + 1, "{lines:?}");
+                for line in &lines {
+                    assert!(console::measure_text_width(line) <= width, "{width}: {line}");
+                }
+                for word in whole.iter().filter(|_| width >= 40) {
+                    assert!(lines[1].contains(word), "{width}: {word} in {}", lines[1]);
+                }
+            }
+        }
+        // Nothing is left out where all fits.
+        let head = printed(200, super::evaluations, &evaluations).remove(0);
+        for word in ["JOBS", "GOOD", "BAD", "PENDING", "ABORTED", "CANCELED", "COMMITS", "ERROR"] {
+            assert!(head.contains(word), "{head}");
+        }
+        // One that never started has no time of that.
+        let lines = printed(200, super::builds, &builds);
+        assert!(lines[1].contains(" ago") && !lines[2].contains(" ago"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_build_that_waits_says_why_before_what_went_wrong_last() {
+        let build = json!({"waiting": "no space", "error": "worker lost"});
+        assert_eq!(note(&build), "no space (worker lost)");
+        assert_eq!(note(&json!({"waiting": "slots", "error": null})), "slots");
+        assert_eq!(note(&json!({"waiting": null, "error": "signal 9"})), "signal 9");
+        let retry = note(&json!({"waiting": "retry at 1700000000", "error": "no space"}));
+        let time = clock::time_of_day(Time(1_700_000_000));
+        assert_eq!(retry, format!("retry at {time} (no space)"));
     }
 
     #[test]
