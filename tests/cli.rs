@@ -1,8 +1,12 @@
 //! The command line as people and programs meet it: messages, exit statuses, help, the manual, completions.
 
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::sandbox::Sandbox;
@@ -163,11 +167,89 @@ fn clients_talk_to_a_running_daemon() {
     assert_eq!(output.code(), 0, "{output:?}");
     let output = sandbox.client(&["wait", &builds["bad"]["id"].to_string()]);
     assert_eq!(output.code(), 1, "{output:?}");
-    let output = sandbox.client(&["trigger", "no-such-jobset"]);
-    assert!(output.code() == 1 && output.stderr.contains("no-such-jobset"), "{output:?}");
+    for arguments in [
+        &["trigger", "no-such-jobset"][..],
+        &["watch", "no-such-jobset"],
+        &["token", "add", "x", "viewer", "--jobset=no-such-jobset"],
+    ] {
+        let output = sandbox.client(arguments);
+        assert!(output.code() == 1 && output.stderr.contains("no-such-jobset"), "{output:?}");
+    }
     let (status, time) = daemon.stop();
     assert!(status.success() && time < Duration::from_secs(10), "{status} after {time:?}");
     sandbox.deserted_within(Duration::from_secs(1));
+}
+
+/// What a program has drawn on a terminal so far.
+struct Screen {
+    master: File,
+    drawn: String,
+}
+
+impl Screen {
+    /// A terminal of 80 columns and as many lines as said, and its other side, for a program.
+    fn open(lines: u16) -> (Self, OwnedFd) {
+        let size = nix::pty::Winsize { ws_row: lines, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = nix::pty::openpty(Some(&size), None).unwrap();
+        let flags = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
+        nix::fcntl::fcntl(&pty.master, flags).unwrap();
+        (Self { master: File::from(pty.master), drawn: String::new() }, pty.slave)
+    }
+
+    fn shows(&mut self, what: &str) -> bool {
+        let mut bytes = Vec::new();
+        // It fails when nothing is there yet, with what was there before in the buffer.
+        let _ = self.master.read_to_end(&mut bytes);
+        self.drawn.push_str(&String::from_utf8_lossy(&bytes));
+        self.drawn.contains(what)
+    }
+}
+
+#[test]
+fn a_watch_outlives_a_full_bridge() {
+    let sandbox = Sandbox::new();
+    let system = format!("{}-linux", std::env::consts::ARCH);
+    let specification = |name: &str, jobs: &[(&str, &[&str])]| {
+        let repository = sandbox.repository(name);
+        let job = |(job, command): &(&str, &[&str])| json!({"job": job, "system": system, "command": command});
+        repository.jobs(&jobs.iter().map(job).collect::<Vec<_>>()).commit("Begin");
+        sandbox.specification(name, &repository, json!({}))
+    };
+    let first = specification("first", &[("long", &["sleep", "600"])]);
+    let second = specification("second", &[("bad", &["false"]), ("wide", &["sleep", "600"])]);
+    let starter = sandbox.daemon().specification(&first).arg("--max-connections=6");
+    let mut daemon = starter.arg("--max-builds=3").start();
+    until("a build", || daemon.ask("builds status=started").ok().pop());
+    let (mut screen, terminal) = Screen::open(24);
+    let mut command = sandbox.command(["watch", "--state-directory"]);
+    command.arg(sandbox.state()).env("TERM", "xterm").stdout(terminal);
+    let mut watch = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(command);
+    until("the first build", || screen.shows("long").then_some(()));
+
+    // All places are taken; then a newcomer gets that of who was idle longest.
+    let mut clients = Vec::new();
+    let newcomer = || {
+        let mut client = daemon.connect();
+        client.try_ask("version").is_ok_and(|answer| answer.last == "ok").then_some(client)
+    };
+    while let Some(client) = newcomer() {
+        clients.push(client);
+    }
+    let mut client = until("a place", &newcomer);
+    let text = std::fs::read_to_string(&second).unwrap();
+    client.ask(&format!("add {text}")).ok();
+    until("the failure", || screen.shows("build-ended second").then_some(()));
+    drop((client, clients));
+    until("the second build", || screen.shows("wide").then_some(()));
+    let event = screen.drawn.split("build-ended").next().unwrap();
+    let time = event.trim_end().rsplit(|c: char| c != ':' && !c.is_ascii_digit()).next().unwrap();
+    assert_eq!((time.len(), time.matches(':').count()), (8, 2), "{event:?}");
+    assert!(watch.try_wait().unwrap().is_none());
+    daemon.signal(Signal::SIGTERM);
+    daemon.ended_within(Duration::from_secs(30));
+    let output = watch.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("hung up"), "{output:?}");
 }
 
 #[test]

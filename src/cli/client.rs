@@ -148,8 +148,7 @@ fn perform(socket: &Path, json: bool, command: Command) -> Result<ExitCode, Prob
         Command::Log { of, follow } => return session.log(of.into(), follow),
         Command::Wait { on, timeout } => return session.wait(on.into(), timeout),
         Command::Watch { jobset } => {
-            let state = connect(socket)?;
-            return watch::run(session.client, state, &mut session.output, jobset);
+            return watch::run(socket, session.client, &mut session.output, jobset);
         }
         Command::Status => return session.list(control::Command::Status, show::status),
         Command::Jobsets => return session.list(control::Command::Jobsets, show::jobsets),
