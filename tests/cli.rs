@@ -141,6 +141,27 @@ fn evaluate_prints_jobs_and_leaves_nothing() {
 }
 
 #[test]
+fn a_file_is_added_whole_or_not_at_all() {
+    let sandbox = Sandbox::new();
+    let daemon = sandbox.daemon().start();
+    let words: Vec<_> = (0..50).map(|number| format!("argument-{number:040}")).collect();
+    let jobset = |number: usize| json!({"name": format!("a{number}"), "command": words});
+    let write = |count: usize| {
+        let jobsets: Vec<_> = (0..count).map(jobset).collect();
+        sandbox.write("many.json", &json!(jobsets).to_string())
+    };
+    // Fine, and too long for one request.
+    let file = write(60);
+    let output = sandbox.client(&["add", file.to_str().unwrap()]);
+    assert_eq!(output.code(), 1, "{output:?}");
+    assert!(output.stderr.contains("--specifications"), "{output:?}");
+    assert_eq!(daemon.ask("jobsets").ok().len(), 0);
+    let file = write(10);
+    let output = sandbox.client(&["add", file.to_str().unwrap()]);
+    assert_eq!((output.code(), daemon.ask("jobsets").ok().len()), (0, 10), "{output:?}");
+}
+
+#[test]
 fn clients_talk_to_a_running_daemon() {
     let sandbox = Sandbox::new();
     let repository = sandbox.repository("hello");
@@ -167,6 +188,11 @@ fn clients_talk_to_a_running_daemon() {
     assert_eq!(output.code(), 0, "{output:?}");
     let output = sandbox.client(&["wait", &builds["bad"]["id"].to_string()]);
     assert_eq!(output.code(), 1, "{output:?}");
+    // What has ended has ended, however short the time.
+    let output = sandbox.client(&["wait", &builds["bad"]["id"].to_string(), "--timeout=0"]);
+    assert!(output.code() == 1 && output.stdout.contains("canceled"), "{output:?}");
+    let output = sandbox.client(&["wait", &builds["good"]["id"].to_string(), "--timeout=0"]);
+    assert!(output.code() == 1 && output.stderr.contains("had not ended"), "{output:?}");
     for arguments in [
         &["trigger", "no-such-jobset"][..],
         &["watch", "no-such-jobset"],

@@ -132,6 +132,7 @@ pub(crate) fn run(socket: &Path, json: bool, command: Command) -> ExitCode {
                 }
                 Problem::Connect(..)
                 | Problem::Refused(_)
+                | Problem::Limited(..)
                 | Problem::Lost(_)
                 | Problem::Output(_)
                 | Problem::File(_)
@@ -178,7 +179,15 @@ fn perform(socket: &Path, json: bool, command: Command) -> Result<ExitCode, Prob
             return session.list(control::Command::TokenAdd(token), show::secret);
         }
         Command::Token(Token::Revoke(name)) => control::Command::TokenRevoke(name),
-        Command::Trigger(name) => control::Command::Trigger(name),
+        Command::Trigger(name) => {
+            let request = control::Command::Trigger(name.clone());
+            return session.list(request, |_, _| Ok(())).map_err(|problem| match problem {
+                Problem::Refused(failure) if failure.kind == FailureKind::RateLimited => {
+                    Problem::Limited(name, failure.message)
+                }
+                other => other,
+            });
+        }
         Command::Activate(name) => control::Command::Activate(name),
         Command::Deactivate(name) => control::Command::Deactivate(name),
         Command::Delete(name) => control::Command::Delete(name),
@@ -233,6 +242,8 @@ fn complain(message: &str) {
 enum Problem {
     Connect(PathBuf, io::Error),
     Refused(Failure),
+    /// Too many triggers of this jobset, and when to come again.
+    Limited(JobsetName, String),
     Lost(io::Error),
     Output(io::Error),
     /// A file named on the command line, and what is wrong with it.
@@ -264,6 +275,9 @@ impl fmt::Display for Problem {
                 }
             }
             Self::Refused(failure) => f.write_str(&failure.message),
+            Self::Limited(jobset, when) => {
+                write!(f, "jobset {jobset} has been triggered too often (rate-limited): {when}")
+            }
             Self::Lost(error) if error.kind() == io::ErrorKind::TimedOut => {
                 f.write_str("the daemon does not answer")
             }
@@ -336,18 +350,25 @@ impl Session {
         end
     }
 
-    /// Reads the file here and sends its specifications, together if they fit one request.
+    /// Reads the file here and sends its specifications together: a request is done whole or not at all, several
+    /// requests are not.
     fn add(mut self, file: &Path, guix: Vec<String>) -> Result<ExitCode, Problem> {
         let specifications = spec::read(file, &Guile::new(guix))
             .map_err(|error| Problem::File(error.to_string()))?;
         let texts: Vec<_> = specifications.iter().map(spec::json::print).collect();
-        let together = format!("[{}]", texts.join(","));
-        let fits = together.len() + "add \n".len() <= MAX_REQUEST;
-        for text in if fits { vec![together] } else { texts } {
-            let request = Request { by: None, command: control::Command::Add(text) };
-            self.client.send(&request, None)?;
-            while self.client.next()?.is_some() {}
+        let command = control::Command::Add(format!("[{}]", texts.join(",")));
+        let request = Request { by: None, command };
+        let length = request.to_string().len();
+        if length > MAX_REQUEST {
+            return Err(Problem::File(format!(
+                "{}: its jobsets are too long to be added together: {length} bytes, of at most {MAX_REQUEST}; nothing \
+                 is registered. Name the file to the daemon with --specifications and `gorget reload`, which have \
+                 no such bound, or add it in parts",
+                file.display()
+            )));
         }
+        self.client.send(&request, None)?;
+        while self.client.next()?.is_some() {}
         Ok(ExitCode::SUCCESS)
     }
 
@@ -369,6 +390,14 @@ impl Session {
 
     /// Success only if all of it succeeded.
     fn wait(mut self, on: control::Target, timeout: Option<Duration>) -> Result<ExitCode, Problem> {
+        // However short the time is, what has ended has: it begins once that is known.
+        if timeout.is_some() {
+            let line = self.state(on)?;
+            let object = object(&line)?;
+            if show::has_ended(&object) {
+                return self.told_end(&line, &object);
+            }
+        }
         let request = Request { by: None, command: control::Command::Wait(on) };
         self.client.send(&request, timeout)?;
         let late = |error| match (error, timeout) {
@@ -379,21 +408,53 @@ impl Session {
             }
             (error, _) => error.into(),
         };
-        let mut succeeded = false;
+        let mut code = ExitCode::FAILURE;
         while let Some(line) = self.client.next().map_err(late)? {
             let object = object(&line)?;
-            succeeded = show::succeeded(&object);
-            let written = if self.output.json {
-                self.output.line(&line)
-            } else {
-                show::ended(&mut self.output, &object)
-            };
-            written.and_then(|()| self.output.flush()).map_err(Problem::Output)?;
+            code = self.told_end(&line, &object)?;
         }
-        Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(code)
+    }
+
+    /// The object of a build or an evaluation, as it is now.
+    fn state(&mut self, of: control::Target) -> Result<String, Problem> {
+        let command = match of {
+            control::Target::Build(id) => control::Command::Build(id),
+            control::Target::Evaluation(id) => control::Command::Evaluation(id),
+        };
+        self.client.send(&Request { by: None, command }, None)?;
+        let mut last = None;
+        while let Some(line) = self.client.next()? {
+            last = Some(line);
+        }
+        last.ok_or_else(|| Problem::Lost(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Prints what has ended; success only if all of it succeeded.
+    fn told_end(&mut self, line: &str, object: &Value) -> Result<ExitCode, Problem> {
+        let written = if self.output.json {
+            self.output.line(line)
+        } else {
+            show::ended(&mut self.output, object)
+        };
+        written.and_then(|()| self.output.flush()).map_err(Problem::Output)?;
+        Ok(if show::succeeded(object) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
 fn object(line: &str) -> Result<Value, Problem> {
     serde_json::from_str(line).map_err(|error| Problem::Lost(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_triggers_too_often_is_told_what_and_when() {
+        let name = JobsetName::new("hello").unwrap();
+        let problem = Problem::Limited(name, "retry in 300 s".to_owned());
+        let expected = "jobset hello has been triggered too often (rate-limited): retry in 300 s";
+        assert_eq!(problem.to_string(), expected);
+    }
 }

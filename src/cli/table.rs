@@ -365,7 +365,8 @@ pub(crate) const COMMANDS: &[Command] = &[
         kind: Kind::Client,
         operands: &["FILE"],
         summary: "Register the jobsets of a specification file, or replace them.",
-        details: "All of the file is registered, or nothing. One in Scheme is run here, not by the daemon.",
+        details: "All of the file is registered, or nothing: what is too long for one request, of 64 KiB, is refused. One in \
+            Scheme is run here, not by the daemon.",
         groups: &[Group { title: "Options", flags: &[GUIX] }, OUTPUT, CONNECTION],
     },
     client("activate", &["NAME"], "Watch a jobset's channels.", ""),

@@ -5,6 +5,7 @@ use std::io;
 use serde_json::Value;
 
 use super::output::{Column, Output, clean};
+use crate::model::status::BuildStatus;
 use crate::model::time::Time;
 use crate::sys::clock;
 
@@ -323,6 +324,12 @@ pub(super) fn succeeded(object: &Value) -> bool {
     text(object, "status") == "succeeded" && (jobs.is_null() || jobs["total"] == jobs["succeeded"])
 }
 
+/// Whether a build, or an evaluation with all of its builds, is over.
+pub(super) fn has_ended(object: &Value) -> bool {
+    let over = |word| BuildStatus::from_word(word).is_none_or(|status| !status.is_pending());
+    over(text(object, "status")) && object["jobs"]["pending"].as_u64().unwrap_or(0) == 0
+}
+
 /// One line on what was waited for.
 pub(super) fn ended(output: &mut Output, object: &Value) -> io::Result<()> {
     let (id, status) = (plain(object, "id"), text(object, "status"));
@@ -442,6 +449,19 @@ mod tests {
         let retry = note(&json!({"waiting": "retry at 1700000000", "error": "no space"}));
         let time = clock::time_of_day(Time(1_700_000_000));
         assert_eq!(retry, format!("retry at {time} (no space)"));
+    }
+
+    #[test]
+    fn what_has_ended_is_told_by_status_and_jobs() {
+        for (object, over) in [
+            (json!({"status": "scheduled"}), false),
+            (json!({"status": "failed-dependency"}), true),
+            (json!({"status": "started", "jobs": {"pending": 0}}), false),
+            (json!({"status": "succeeded", "jobs": {"pending": 1}}), false),
+            (json!({"status": "aborted", "jobs": {"pending": 0}}), true),
+        ] {
+            assert_eq!(has_ended(&object), over, "{object}");
+        }
     }
 
     #[test]
