@@ -33,6 +33,16 @@ fn usage_errors_name_the_option_and_exit_2() {
             &["register", "--socket-group=no-group-of-that-name"],
             "--socket-group: expected an existing group",
         ),
+        (&["register", "--one-shot"], "--one-shot needs --specifications"),
+        (
+            &["register", "--interval=5m"],
+            "--interval: expected a number of seconds, 1 or more, without a unit, found \"5m\"",
+        ),
+        (
+            &["register", "--history-expiry=of"],
+            "--history-expiry: expected off, or a duration of at least 1 s",
+        ),
+        (&["evaluate"], "the option --specifications is missing"),
         (
             &["register", "-D", "host=/var/run/postgresql password=hunter2"],
             "--database: expected a file name",

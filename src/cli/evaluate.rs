@@ -37,12 +37,10 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn read(given: &mut Given) -> Result<Self, Usage> {
-        let file = given
-            .path("specifications")?
-            .ok_or_else(|| Usage::MissingValue("--specifications".to_owned()))?;
+        let file = given.path("specifications")?.ok_or(Usage::MissingOption("--specifications"))?;
         let name = if given.more() { Some(given.jobset_operand()?) } else { None };
         let fetch_timeout =
-            given.duration("fetch-timeout")?.unwrap_or(super::register::FETCH_TIMEOUT);
+            given.seconds("fetch-timeout")?.unwrap_or(super::register::FETCH_TIMEOUT);
         let guix = given.command("guix")?.unwrap_or_else(super::guix);
         Ok(Self { file, name, fetch_timeout, guix })
     }

@@ -92,14 +92,31 @@ impl Given {
 
     /// A duration of at least one second.
     pub(super) fn duration(&self, name: &str) -> Result<Option<Duration>, Usage> {
-        let expected = "a duration of at least 1 s, such as 90, 10min, 12h, 30d, 2w or 6m (months)";
-        self.read(name, expected, |text| {
-            parse_duration(text).filter(|duration| !duration.is_zero())
+        self.read(name, DURATION, duration)
+    }
+
+    /// As `duration`, where the word `off` says what leaving the option out does.
+    pub(super) fn duration_or_off(&self, name: &str) -> Result<Option<Duration>, Usage> {
+        let expected = format!("off, or {DURATION}");
+        Ok(self.read(name, &expected, |text| or_off(text, duration))?.flatten())
+    }
+
+    /// A time that is given in seconds, at least one. It has no unit: `5m`, five months elsewhere, would be taken for
+    /// five minutes here.
+    pub(super) fn seconds(&self, name: &str) -> Result<Option<Duration>, Usage> {
+        self.read(name, "a number of seconds, 1 or more, without a unit", |text| {
+            number(text).and_then(|_| duration(text))
         })
     }
 
     pub(super) fn size(&self, name: &str) -> Result<Option<u64>, Usage> {
-        self.read(name, "a size in bytes, such as 1048576, 512M or 1GiB", size)
+        self.read(name, SIZE, size)
+    }
+
+    /// As `size`, where the word `off` says what leaving the option out does.
+    pub(super) fn size_or_off(&self, name: &str) -> Result<Option<u64>, Usage> {
+        let expected = format!("off, or {SIZE}");
+        Ok(self.read(name, &expected, |text| or_off(text, size))?.flatten())
     }
 
     pub(super) fn jobset(&self, name: &str) -> Result<Option<JobsetName>, Usage> {
@@ -155,6 +172,16 @@ impl Given {
 
 const JOBSET: &str = "a jobset's name";
 const ID: &str = "a number from 1";
+const DURATION: &str = "a duration of at least 1 s, such as 90, 10min, 12h, 30d, 2w or 6m (months)";
+const SIZE: &str = "a size in bytes, such as 1048576, 512M or 1GiB";
+
+fn duration(text: &str) -> Option<Duration> {
+    parse_duration(text).filter(|duration| !duration.is_zero())
+}
+
+fn or_off<T>(text: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    if text == "off" { Some(None) } else { read(text).map(Some) }
+}
 
 fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?

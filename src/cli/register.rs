@@ -72,6 +72,10 @@ impl Options {
                 return Err(Usage::bad("--specifications", "", "a file name"));
             }
         }
+        let one_shot = given.switch("one-shot");
+        if one_shot && specifications.is_empty() {
+            return Err(Usage::Needs("--one-shot", "--specifications"));
+        }
         let positive = |name, size: Option<u64>| match size {
             Some(0) => Err(Usage::bad(name, "0", "a size of at least one byte")),
             size => Ok(size),
@@ -91,12 +95,15 @@ impl Options {
                 database: given.path("database")?,
                 socket: given.path("socket")?,
             },
-            interval: given.duration("interval")?,
-            one_shot: given.switch("one-shot"),
+            interval: given.seconds("interval")?,
+            one_shot,
             max_fetches: given.count("max-fetches")?,
-            fetch_timeout: given.duration("fetch-timeout")?,
+            fetch_timeout: given.seconds("fetch-timeout")?,
             max_evaluations: max_evaluations.or(threads),
-            evaluation_memory: positive("--evaluation-memory", given.size("evaluation-memory")?)?,
+            evaluation_memory: positive(
+                "--evaluation-memory",
+                given.size_or_off("evaluation-memory")?,
+            )?,
             max_builds: given.count("max-builds")?,
             max_connections: given.count("max-connections")?,
             max_log_size: positive("--max-log-size", given.size("max-log-size")?)?,
@@ -114,8 +121,8 @@ impl Options {
             fallback: given.switch("fallback"),
             ttl: given.duration("ttl")?,
             log_expiry: given.duration("log-expiry")?,
-            build_expiry: given.duration("build-expiry")?,
-            history_expiry: given.duration("history-expiry")?,
+            build_expiry: given.duration_or_off("build-expiry")?,
+            history_expiry: given.duration_or_off("history-expiry")?,
             parameters: given.path("parameters")?,
         })
     }
@@ -283,7 +290,7 @@ mod tests {
     fn every_option_has_its_effect() {
         let config = config(
             "-S /a.json --specifications=/b.json -D /d/my.db --state-directory /s --run-directory /r \
-             --cache-directory /c --log-directory /l --socket /x --interval 1min --one-shot --max-fetches 1 \
+             --cache-directory /c --log-directory /l --socket /x --interval 60 --one-shot --max-fetches 1 \
              --fetch-timeout 5 --max-evaluations 2 --evaluation-memory 2GiB --max-builds 3 \
              --max-connections 9 --max-log-size 512M --minimum-disk-space 0 --job-user root \
              --socket-group root --builder nix --guix '/x/guix -q' --use-substitutes --ttl 1d --log-expiry 2w \
@@ -308,6 +315,12 @@ mod tests {
         assert_eq!(config.build_expiry.unwrap().as_secs(), 3600);
         assert_eq!(config.history_expiry.unwrap().as_secs(), 2_592_000);
         assert_eq!(self::config("--threads 7 -I 5 -I 6").max_evaluations, 7);
+        // The manual's "Default: off" is a value.
+        let config = self::config(
+            "--evaluation-memory=off --build-expiry=1h --build-expiry=off --history-expiry=off",
+        );
+        assert_eq!((config.evaluation_memory, config.build_expiry), (None, None));
+        assert_eq!(config.history_expiry, None);
     }
 
     #[test]
@@ -323,15 +336,21 @@ mod tests {
             ("--guix ''", "--guix: expected a command, found \"\""),
             ("--guix \"guix '\"", "--guix: expected a command, found \"guix '\""),
             ("--max-builds 0", "--max-builds: expected a number from 1 to 4096, found \"0\""),
-            ("--interval 0", "--interval: expected a duration of at least 1 s"),
+            ("--interval 0", "--interval: expected a number of seconds"),
             ("--ttl 3y", "--ttl: expected a duration of at least 1 s"),
             ("--max-log-size 0", "--max-log-size: expected a size of at least one byte"),
-            ("--evaluation-memory big", "--evaluation-memory: expected a size in bytes"),
+            ("--evaluation-memory big", "--evaluation-memory: expected off, or a size in bytes"),
             ("--builder make", "--builder: expected auto, process, guix or nix, found \"make\""),
             (
                 "--threads 1 --max-evaluations 1",
                 "--threads and --max-evaluations exclude each other",
             ),
+            ("--one-shot", "--one-shot needs --specifications"),
+            (
+                "--interval 5m",
+                "--interval: expected a number of seconds, 1 or more, without a unit, found \"5m\"",
+            ),
+            ("--fetch-timeout 1min", "--fetch-timeout: expected a number of seconds"),
             ("-S ''", "--specifications: expected a file name, found \"\""),
             ("spec.json", "an argument too many: \"spec.json\""),
         ] {

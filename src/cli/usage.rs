@@ -13,6 +13,8 @@ pub(crate) enum Usage {
         near: Option<&'static str>,
     },
     UnknownOption(String),
+    /// The command cannot do without it.
+    MissingOption(&'static str),
     MissingValue(String),
     UnexpectedValue(String),
     /// The value is not what it must be.
@@ -49,6 +51,7 @@ impl fmt::Display for Usage {
                 write!(f, "there is no command {name:?}; did you mean {near:?}?")
             }
             Self::UnknownOption(option) => write!(f, "there is no option {option}"),
+            Self::MissingOption(option) => write!(f, "the option {option} is missing"),
             Self::MissingValue(option) => write!(f, "the option {option} needs a value"),
             Self::UnexpectedValue(option) => write!(f, "the option {option} takes no value"),
             Self::BadValue { what, value, expected } => {

@@ -144,7 +144,7 @@ fn mistakes_are_named() {
         ("web --port 80", "the command web is not built in yet"),
         ("remote-server", "the command remote-server is not built in yet"),
         ("remote-worker --workers=2", "the command remote-worker is not built in yet"),
-        ("evaluate", "the option --specifications needs a value"),
+        ("evaluate", "the option --specifications is missing"),
         ("check", "the argument FILE is missing"),
     ] {
         assert_eq!(refused(line), message, "{line}");
