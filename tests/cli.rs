@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::support::sandbox::Sandbox;
@@ -145,9 +147,52 @@ fn evaluate_prints_jobs_and_leaves_nothing() {
     let output = sandbox.gorget(&["evaluate", "-S", file.to_str().unwrap(), "hello"]);
     assert_eq!(output.code(), 1, "{output:?}");
     assert!(output.stderr.contains("no luck today") && output.stderr.contains("3"), "{output:?}");
+    assert_eq!(output.stderr.matches("the evaluation failed: ").count(), 1, "{output:?}");
     let output = sandbox.gorget(&["evaluate", "-S", file.to_str().unwrap(), "other"]);
     assert!(output.code() == 1 && output.stderr.contains("no jobset other"), "{output:?}");
     sandbox.deserted_within(Duration::from_secs(10));
+}
+
+#[test]
+fn a_stopped_evaluate_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    let repository = sandbox.repository("hello");
+    repository.script("jobs", "#!/bin/sh\ntouch ../begun\nexec sleep 600\n").commit("Begin");
+    let file = sandbox.specification("hello", &repository, json!({}));
+    let left = || {
+        let names = std::fs::read_dir(sandbox.path().join("tmp")).unwrap();
+        names.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+    };
+    let begin = || {
+        let mut command = sandbox.command(["evaluate", "-S"]);
+        let child = command.arg(&file).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        until("the evaluator", || {
+            sandbox.processes().iter().any(|process| process.command == "sleep 600").then_some(())
+        });
+        child
+    };
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let child = begin();
+        let directory = left().remove(0);
+        assert_eq!(directory.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).ends_with("gorget: interrupted\n"));
+        assert!(left().is_empty(), "{:?}", left());
+        sandbox.deserted_within(Duration::from_secs(10));
+    }
+    // Nobody can clean up after a kill, but the next one.
+    let mut child = begin();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    sandbox.deserted_within(Duration::from_secs(10));
+    let directory = left().remove(0);
+    let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    File::open(&directory).unwrap().set_modified(long_ago).unwrap();
+    repository.jobs(&[]).commit("Nothing");
+    let output = sandbox.gorget(&["evaluate", "-S", file.to_str().unwrap()]);
+    assert!(output.code() == 0 && !directory.exists(), "{output:?}");
 }
 
 #[test]

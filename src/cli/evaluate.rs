@@ -1,10 +1,13 @@
 //! `evaluate`: one specification, evaluated now, its jobs printed; of the books it knows nothing.
 //!
-//! It works in a temporary directory of its own, so that it disturbs no daemon, and removes it at the end.
+//! It works in a temporary directory of its own, so that it disturbs no daemon, and removes it at the end, also when
+//! it is interrupted.
+
+mod interrupt;
+mod temporary;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,8 +22,10 @@ use crate::model::evaluation::{Checkout, Ending};
 use crate::model::spec::{Channel, JobsetName, Specification};
 use crate::spec;
 use crate::spec::scheme::Guile;
+use crate::sys::clock;
 use crate::sys::process::Launcher;
-use crate::sys::{clock, file};
+use interrupt::Interrupt;
+use temporary::Temporary;
 
 /// How long the lock on an empty directory of our own may take: no time at all.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -60,6 +65,9 @@ enum Error {
         reason: String,
     },
     Evaluation(String),
+    /// Cannot wait for signals.
+    Signals(io::Error),
+    Interrupted,
     Output(io::Error),
 }
 
@@ -76,6 +84,8 @@ impl fmt::Display for Error {
                 write!(f, "cannot fetch channel {channel:?}: {reason}")
             }
             Self::Evaluation(reason) => write!(f, "the evaluation failed: {reason}"),
+            Self::Signals(_) => f.write_str("cannot wait for signals"),
+            Self::Interrupted => f.write_str("interrupted"),
             Self::Output(_) => f.write_str("cannot write to standard output"),
         }
     }
@@ -84,12 +94,13 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Prepare(_, error) | Self::Output(error) => Some(error),
+            Self::Prepare(_, error) | Self::Signals(error) | Self::Output(error) => Some(error),
             Self::Specification(_)
             | Self::Which(_)
             | Self::NoSuchJobset(_)
             | Self::Fetch { .. }
-            | Self::Evaluation(_) => None,
+            | Self::Evaluation(_)
+            | Self::Interrupted => None,
         }
     }
 }
@@ -108,23 +119,30 @@ fn try_run(options: &Options) -> Result<(), Error> {
     let guile = Guile::new(options.guix.clone());
     let all = spec::read(&options.file, &guile).map_err(Error::Specification)?;
     let specification = choose(all, options.name.as_ref())?;
-    let directory = Temporary::create()?;
-    let prepare = |error| Error::Prepare(directory.0.clone(), error);
-    let launcher = Launcher::new(directory.0.join("keepers"), clock::now() + LOCK_PATIENCE)
-        .map_err(prepare)?;
+    let interrupt = Interrupt::listen().map_err(Error::Signals)?;
+    let directory = Temporary::create().map_err(|(path, error)| Error::Prepare(path, error))?;
+    let prepare = |error| Error::Prepare(directory.path().to_owned(), error);
+    let launcher =
+        Launcher::new(directory.keepers(), clock::now() + LOCK_PATIENCE).map_err(prepare)?;
+    let work = Work { launcher, directory: directory.path(), interrupt };
     let checkouts = specification
         .channels
         .iter()
-        .map(|channel| fetch(&launcher, &directory.0, channel, options.fetch_timeout))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|channel| work.fetch(channel, options.fetch_timeout))
+        .collect::<Result<Vec<_>, _>>();
     let mirror =
-        |channel: &Channel| directory.0.join("cache/git").join(git::mirror_name(&channel.url));
+        |channel: &Channel| work.directory.join("cache/git").join(git::mirror_name(&channel.url));
     let guix = guix::Tools {
         command: options.guix.clone(),
         mirrors: specification.channels.iter().map(mirror).collect(),
-        lent: guix::lent_directory(&directory.0.join("cache")).join(specification.name.as_str()),
+        lent: guix::lent_directory(&work.directory.join("cache")).join(specification.name.as_str()),
     };
-    evaluate(&launcher, &directory.0, &specification, &checkouts, &guix)
+    let done = checkouts.and_then(|checkouts| work.evaluate(&specification, &checkouts, &guix));
+    match done {
+        // How what was cut short failed is of no interest.
+        Err(_) if work.interrupt.has_come() => Err(Error::Interrupted),
+        done => done,
+    }
 }
 
 fn choose(all: Vec<Specification>, name: Option<&JobsetName>) -> Result<Specification, Error> {
@@ -141,82 +159,71 @@ fn choose(all: Vec<Specification>, name: Option<&JobsetName>) -> Result<Specific
     }
 }
 
-fn fetch(
-    launcher: &Launcher,
-    directory: &Path,
-    channel: &Channel,
-    silence: Duration,
-) -> Result<Checkout, Error> {
-    let places = Places {
-        mirrors: directory.join("cache/git"),
-        checkouts: directory.join("cache/checkouts"),
-    };
-    let look = Look { url: channel.url.clone(), references: vec![channel.reference.clone()] };
-    let failed = |git::Error(reason)| Error::Fetch { channel: channel.name.clone(), reason };
-    let mut found = git::look(launcher, &places, &look, silence, |_| {}).map_err(failed)?;
-    let resolved =
-        found.pop().unwrap_or_else(|| Err(git::Error("no answer".to_owned()))).map_err(failed)?;
-    Ok(Checkout {
-        channel: channel.name.clone(),
-        url: channel.url.clone(),
-        commit: resolved.commit,
-        tree: resolved.tree,
-        directory: resolved.directory,
-    })
+/// What the work needs throughout.
+struct Work<'a> {
+    launcher: Launcher,
+    directory: &'a Path,
+    interrupt: Interrupt,
 }
 
-fn evaluate(
-    launcher: &Launcher,
-    directory: &Path,
-    specification: &Specification,
-    checkouts: &[Checkout],
-    guix: &guix::Tools,
-) -> Result<(), Error> {
-    let evaluation =
-        Evaluation { id: None, specification, checkouts, user: None, memory: None, guix };
-    let mut written = Ok(());
-    let mut line = |bytes: &[u8]| {
-        if written.is_ok() {
-            let mut stdout = io::stdout().lock();
-            written = stdout
-                .write_all(bytes)
-                .and_then(|()| stdout.write_all(b"\n"))
-                .and_then(|()| stdout.flush());
-        }
-    };
-    let mut text = |bytes: &[u8]| {
-        // There is nobody left to tell.
-        let _ = io::stderr().write_all(bytes);
-    };
-    let (root, cache_home) = (directory.join("evaluation"), directory.join("cache/home"));
-    let mut terminal = once::Terminal { line: &mut line, text: &mut text };
-    let ending = once::once(launcher, &evaluation, &root, &cache_home, &mut terminal);
-    match ending {
-        Ending::Succeeded => match written {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Output(error)),
-            _ => Ok(()),
-        },
-        Ending::Failed(reason) => Err(Error::Evaluation(reason)),
-        Ending::Canceled | Ending::Interrupted => Err(Error::Evaluation("interrupted".to_owned())),
+impl Work<'_> {
+    fn fetch(&self, channel: &Channel, silence: Duration) -> Result<Checkout, Error> {
+        let places = Places {
+            mirrors: self.directory.join("cache/git"),
+            checkouts: self.directory.join("cache/checkouts"),
+        };
+        let look = Look { url: channel.url.clone(), references: vec![channel.reference.clone()] };
+        let failed = |git::Error(reason)| Error::Fetch { channel: channel.name.clone(), reason };
+        let started = |child| self.interrupt.ends(child);
+        let mut found =
+            git::look(&self.launcher, &places, &look, silence, started).map_err(failed)?;
+        let resolved = found.pop().unwrap_or_else(|| Err(git::Error("no answer".to_owned())));
+        let resolved = resolved.map_err(failed)?;
+        Ok(Checkout {
+            channel: channel.name.clone(),
+            url: channel.url.clone(),
+            commit: resolved.commit,
+            tree: resolved.tree,
+            directory: resolved.directory,
+        })
     }
-}
 
-/// A directory that nobody else can use, removed at the end.
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn create() -> Result<Self, Error> {
-        let path = std::env::temp_dir().join(format!("gorget-evaluate-{}", std::process::id()));
-        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(|error| Error::Prepare(path.clone(), error))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Err(error) = file::remove_tree(&self.0) {
-            print::err(&format!("cannot remove {}: {error}", self.0.display()));
+    fn evaluate(
+        &self,
+        specification: &Specification,
+        checkouts: &[Checkout],
+        guix: &guix::Tools,
+    ) -> Result<(), Error> {
+        let evaluation =
+            Evaluation { id: None, specification, checkouts, user: None, memory: None, guix };
+        let mut written = Ok(());
+        let mut line = |bytes: &[u8]| {
+            if written.is_ok() {
+                let mut stdout = io::stdout().lock();
+                written = stdout
+                    .write_all(bytes)
+                    .and_then(|()| stdout.write_all(b"\n"))
+                    .and_then(|()| stdout.flush());
+            }
+        };
+        let mut text = |bytes: &[u8]| {
+            // There is nobody left to tell.
+            let _ = io::stderr().write_all(bytes);
+        };
+        let started = |child| self.interrupt.ends(child);
+        let (root, cache_home) =
+            (self.directory.join("evaluation"), self.directory.join("cache/home"));
+        let mut terminal = once::Terminal { line: &mut line, text: &mut text, started: &started };
+        let ending = once::once(&self.launcher, &evaluation, &root, &cache_home, &mut terminal);
+        match ending {
+            Ending::Succeeded => match written {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    Err(Error::Output(error))
+                }
+                _ => Ok(()),
+            },
+            Ending::Failed(reason) => Err(Error::Evaluation(reason)),
+            Ending::Canceled | Ending::Interrupted => Err(Error::Interrupted),
         }
     }
 }

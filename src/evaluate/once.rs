@@ -11,7 +11,7 @@ use crate::model::error::chain;
 use crate::model::evaluation::Ending;
 use crate::model::job::NewJob;
 use crate::sys::clock;
-use crate::sys::process::Launcher;
+use crate::sys::process::{Killer, Launcher};
 
 /// Where the output goes.
 pub(crate) struct Terminal<'a> {
@@ -19,6 +19,8 @@ pub(crate) struct Terminal<'a> {
     pub(crate) line: &'a mut dyn FnMut(&[u8]),
     /// Gets what the evaluator and we say to people.
     pub(crate) text: &'a mut dyn FnMut(&[u8]),
+    /// Gets what can cancel the evaluator, once it runs.
+    pub(crate) started: &'a dyn Fn(Killer),
 }
 
 /// Evaluates now. `root` is made for it and removed again, `cache_home` is kept.
@@ -39,6 +41,7 @@ pub(crate) fn once(
         Ok(started) => started,
         Err(error) => return Ending::Failed(chain(&error)),
     };
+    (terminal.started)(child.killer());
     let trees = evaluation.checkouts.iter().map(|checkout| checkout.tree.clone()).collect();
     let resolver = Resolver::new(&specification.name, specification.priority, trees);
     let limits = Limits::new(evaluation, clock::now());
@@ -66,6 +69,10 @@ impl Sink for Terminal<'_> {
 
     fn note(&mut self, text: &str) {
         (self.text)(format!("gorget: {text}\n").as_bytes());
+    }
+
+    fn failed(&mut self, _reason: &str) {
+        // Whoever asked for the evaluation says so.
     }
 
     fn due(&self) -> Option<Instant> {

@@ -41,6 +41,10 @@ pub(crate) trait Sink {
     fn errors(&mut self, bytes: &[u8]);
     /// A remark of ours for people: one line.
     fn note(&mut self, text: &str);
+    /// Why the evaluation failed, for people.
+    fn failed(&mut self, reason: &str) {
+        self.note(&format!("the evaluation failed: {reason}"));
+    }
     /// When `tick` is next needed.
     fn due(&self) -> Option<Instant>;
     /// Called after every read.
@@ -128,7 +132,7 @@ pub(crate) fn run(
                 "{held} jobs needed others that were never printed and are left out"
             ));
         }
-        sink.note(&format!("the evaluation failed: {reason}"));
+        sink.failed(reason);
     }
     ending
 }

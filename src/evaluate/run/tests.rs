@@ -74,6 +74,7 @@ impl Bench {
             &mut once::Terminal {
                 line: &mut |line| lines.push(String::from_utf8_lossy(line).into_owned()),
                 text: &mut |bytes| text.extend_from_slice(bytes),
+                started: &|_| {},
             },
         );
         assert!(!self.path().join("root").exists(), "its directories are gone");
