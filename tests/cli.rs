@@ -427,3 +427,52 @@ fn man_pages_are_clean_roff_and_completions_are_clean_shell() {
         }
     }
 }
+
+/// What bash offers for the last of these words.
+#[expect(clippy::disallowed_methods, reason = "a tool that runs to its end, here")]
+fn offered(words: &[&str]) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let script = "source contrib/completions/gorget.bash; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); \
+                  _gorget; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let output = std::process::Command::new("bash")
+        .args(["--norc", "-c", script, "bash", "gorget"])
+        .args(words)
+        .current_dir(root)
+        .output()
+        .unwrap();
+    assert!(output.stderr.is_empty(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn completions_offer_what_belongs_there() {
+    if !there_is("bash") {
+        return;
+    }
+    for (words, expected) in [
+        (&["reg"][..], &["register"][..]),
+        (&["register", "-S", "Cargo.t"], &["Cargo.toml"]),
+        (&["register", "-D", "Cargo.t"], &["Cargo.toml"]),
+        (&["register", "-P", "Cargo.t"], &["Cargo.toml"]),
+        (&["register", "--specifications", "=", "Cargo.t"], &["Cargo.toml"]),
+        (&["register", "-S", "a.json", "--one"], &["--one-shot"]),
+        (&["register", "--builder", "=", ""], &["auto", "process", "guix", "nix"]),
+        (&["register", "--max-builds", "-"], &[""]),
+        (&["register", "--cache-directory", "contr"], &["contrib"]),
+        (&["builds", "--status", "fail"], &["failed", "failed-dependency"]),
+        (&["--socket", "Cargo.t"], &["Cargo.toml"]),
+        (&["--socket", "x", "stat"], &["status"]),
+        (&["pause", ""], &["builds", "evaluations"]),
+        (&["pause", "--js"], &["--json"]),
+        (&["resume", "e"], &["evaluations"]),
+        (&["token", "--jobset", "add", "l"], &["list"]),
+        (&["token", "add", "name", "v"], &["viewer"]),
+        (&["token", "revoke", "name", "v"], &[""]),
+        (&["add", "Cargo.t"], &["Cargo.toml"]),
+        (&["check", "Cargo.toml", "Cargo.t"], &["Cargo.toml"]),
+        (&["help", "stat"], &["status"]),
+        (&["remote-worker", "-S", "Cargo.t"], &[""]),
+    ] {
+        assert_eq!(offered(words), expected, "{words:?}");
+    }
+}

@@ -310,6 +310,9 @@ mod tests {
         assert_eq!(config.evaluation_memory, Some(2 << 30));
         assert_eq!((config.job_user.unwrap().uid, config.socket_group), (0, Some(0)));
         assert_eq!(config.backends, Backends::Nix);
+        for word in crate::cli::table::BACKENDS {
+            assert!(options(&format!("--builder {word}")).is_ok(), "{word}");
+        }
         assert_eq!(config.guix, ["/x/guix", "-q"]);
         assert_eq!((config.ttl.as_secs(), config.log_expiry.as_secs()), (86_400, 1_209_600));
         assert_eq!(config.build_expiry.unwrap().as_secs(), 3600);

@@ -124,6 +124,9 @@ pub(crate) const CONNECTION: Group = Group {
     ],
 };
 
+/// What `--builder` opens.
+pub(crate) const BACKENDS: &[&str] = &["auto", "process", "guix", "nix"];
+
 /// How client commands print.
 pub(crate) const OUTPUT: Group = Group {
     title: "Output",
