@@ -191,7 +191,7 @@ fn ending(exit: &Exit) -> Option<String> {
         _ if exit.oom => Some("ran out of memory".to_owned()),
         How::Code(code) => Some(format!("ended with status {code}")),
         How::Signal(signal) => Some(format!("was killed by signal {signal}")),
-        How::NotStarted(why) => Some(format!("could not start: {why}")),
+        How::NotStarted(why) | How::Prevented(why) => Some(format!("could not start: {why}")),
         How::Lost => Some("was lost".to_owned()),
     }
 }

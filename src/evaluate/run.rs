@@ -230,7 +230,7 @@ fn reason(exit: &Exit, tail: &[u8], limits: &Limits) -> Option<String> {
             .flatten()
             .unwrap_or_else(|| format!("exit status {code}")),
         How::Signal(signal) => format!("signal {signal}"),
-        How::NotStarted(why) => {
+        How::NotStarted(why) | How::Prevented(why) => {
             // The keeper says what it did not find; which program it was is said once.
             let why = why.strip_prefix(&format!("cannot run {}: ", limits.program)).unwrap_or(why);
             return Some(format!("cannot start {}: {why}", limits.program));

@@ -116,7 +116,7 @@ impl Guile {
         let heard = heard?;
         Ok(match heard.exit.how {
             How::NotStarted(why) => Ran::Missing(why),
-            How::Code(_) | How::Signal(_) | How::Lost => Ran::Ended(heard),
+            How::Code(_) | How::Signal(_) | How::Prevented(_) | How::Lost => Ran::Ended(heard),
         })
     }
 }
@@ -214,7 +214,7 @@ fn no_answer(how: &How, errors: &[u8]) -> String {
     let how = match how {
         How::Code(code) => format!("exit status {code}"),
         How::Signal(signal) => format!("signal {signal}"),
-        How::NotStarted(why) => why.clone(),
+        How::NotStarted(why) | How::Prevented(why) => why.clone(),
         How::Lost => "the process that watches over it was killed".to_owned(),
     };
     let errors = String::from_utf8_lossy(errors);

@@ -124,8 +124,10 @@ pub(crate) struct Exit {
 pub(crate) enum How {
     Code(i32),
     Signal(i32),
-    /// It could not be started: why.
+    /// Its program is none that can be run: why.
     NotStarted(String),
+    /// Something here kept it from being started, want of memory or processes say: why.
+    Prevented(String),
     /// The keeper itself went away, or could not kill the child.
     Lost,
 }

@@ -172,3 +172,19 @@ fn a_want_of_descriptors_is_said_and_passes() {
     daemon.settle();
     assert_eq!(daemon.build("two")["status"], "succeeded");
 }
+
+/// The user that jobs run as may have no more processes: no fault of a job.
+#[test]
+fn a_want_of_processes_is_no_failure_of_a_job() {
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    let mut daemon = Daemon::start(&["--job-user=nobody"]);
+    daemon.ask("pause builds");
+    daemon.ask(&repository.add("hello"));
+    daemon.until("evaluations hello", |all| all.len() == 1 && all[0]["status"] == "succeeded");
+    let pid = format!("--pid={}", daemon.pid());
+    assert!(Command::new("prlimit").args([&pid, "--nproc=0:"]).status().unwrap().success());
+    daemon.ask("resume builds");
+    let said = "cannot run sh: Resource temporarily unavailable";
+    daemon
+        .until("builds", |builds| builds[0]["status"] == "scheduled" && builds[0]["error"] == said);
+}

@@ -148,7 +148,9 @@ impl Courier {
             How::Code(0) => Ok(()),
             How::Code(code) => Err(Failure::Later(format!("sendmail: exit status {code}"))),
             How::Signal(signal) => Err(Failure::Later(format!("sendmail: signal {signal}"))),
-            How::NotStarted(why) => Err(Failure::Later(format!("sendmail: {why}"))),
+            How::NotStarted(why) | How::Prevented(why) => {
+                Err(Failure::Later(format!("sendmail: {why}")))
+            }
             How::Lost => Err(Failure::Later("sendmail was lost".to_owned())),
         }
     }

@@ -70,7 +70,7 @@ impl fmt::Display for Error {
             Self::Nix(message) => f.write_str(message),
             Self::Ended(program, How::Code(code)) => write!(f, "{program}: exit status {code}"),
             Self::Ended(program, How::Signal(signal)) => write!(f, "{program}: signal {signal}"),
-            Self::Ended(program, How::NotStarted(why)) => {
+            Self::Ended(program, How::NotStarted(why) | How::Prevented(why)) => {
                 write!(f, "cannot start {program}: {why}")
             }
             Self::Ended(program, How::Lost) => {
@@ -164,7 +164,7 @@ impl Death {
         let first = message.lines().next().unwrap_or_default();
         self.exit.oom
             || self.exit.how == How::Signal(libc::SIGKILL)
-            || self.exit.how == How::Lost
+            || matches!(self.exit.how, How::Lost | How::Prevented(_))
             || words.iter().any(|words| first.starts_with(words))
     }
 
@@ -383,12 +383,14 @@ impl Driver {
         let (exit, said) = listen(&mut child, |line| self.found(line))?;
         match exit.how {
             How::Code(0) => Ok(()),
-            how @ (How::Code(_) | How::Signal(_) | How::NotStarted(_) | How::Lost) => {
-                match said.message() {
-                    message if message.is_empty() => Err(Error::Ended(PROGRAM, how)),
-                    message => Err(Error::Nix(message)),
-                }
-            }
+            how @ (How::Code(_)
+            | How::Signal(_)
+            | How::NotStarted(_)
+            | How::Prevented(_)
+            | How::Lost) => match said.message() {
+                message if message.is_empty() => Err(Error::Ended(PROGRAM, how)),
+                message => Err(Error::Nix(message)),
+            },
         }
     }
 

@@ -22,7 +22,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use super::message::{self, Order, Report};
-use super::program::{Prepared, Streams};
+use super::program::{self, Prepared, Streams};
 use super::{Exit, How, KILL_PATIENCE, descendants};
 use crate::sys::{clock, descriptors, poll};
 
@@ -90,10 +90,10 @@ fn keep(git: fn() -> i32) -> io::Result<()> {
         // Told to kill, and something does not die: the daemon must not wait for it.
         watch.ended.clone().unwrap_or(How::Lost)
     };
-    let mut reason = String::new();
+    let mut left = Vec::new();
     // Both ends are closed by now, but for a descendant that does not die.
-    let _ = File::from(failure).read_to_string(&mut reason);
-    let how = if reason.is_empty() { lost() } else { How::NotStarted(reason) };
+    let _ = File::from(failure).read_to_end(&mut left);
+    let how = program::failure(&left).unwrap_or_else(lost);
     let lingers = !watch.all_gone();
     // A daemon that is gone needs no report.
     let _ = report(&control, exit(how), lingers);

@@ -135,6 +135,7 @@ impl Report {
             How::Code(code) => (b'c', *code, ""),
             How::Signal(signal) => (b's', *signal, ""),
             How::NotStarted(why) => (b'n', 0, why.as_str()),
+            How::Prevented(why) => (b'p', 0, why.as_str()),
             How::Lost => (b'l', 0, ""),
         };
         let text = &text.as_bytes()[..text.len().min(MAX_TEXT)];
@@ -157,6 +158,7 @@ impl Report {
             b'c' => How::Code(value),
             b's' => How::Signal(value),
             b'n' => How::NotStarted(text),
+            b'p' => How::Prevented(text),
             b'l' => How::Lost,
             _ => return Err(garbage()),
         };
@@ -257,7 +259,13 @@ mod tests {
 
     #[test]
     fn reports_round_trip() {
-        let hows = [How::Code(3), How::Signal(9), How::NotStarted("no ☂".to_owned()), How::Lost];
+        let hows = [
+            How::Code(3),
+            How::Signal(9),
+            How::NotStarted("no ☂".to_owned()),
+            How::Prevented("no ☂ now".to_owned()),
+            How::Lost,
+        ];
         for how in hows {
             let report =
                 Report { exit: Exit { how, max_resident: 1 << 40, oom: true }, lingers: false };

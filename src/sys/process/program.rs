@@ -4,8 +4,8 @@ use std::ffi::{CStr, CString, OsStr};
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::panic;
 use std::path::Path;
-use std::{fmt, panic};
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -13,12 +13,17 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal};
 use nix::unistd::{Gid, Pid, Uid};
 
+use super::How;
 use super::message::{Kind, Order};
 
 /// What a failure to start ends with; nobody sees it but the keeper, which has the reason as well.
 const NOT_STARTED: i32 = 127;
 /// As Rust's own processes end after a panic.
 const PANICKED: i32 = 101;
+/// The first byte of what a child that failed leaves for its keeper: its program is none that can be run …
+const PROGRAM: u8 = b'p';
+/// … or something here kept it from being started.
+const SYSTEM: u8 = b's';
 /// Where programs are looked up when the environment has no `PATH`: as `execvp` does, with the usual directories.
 const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 
@@ -80,7 +85,7 @@ impl Prepared {
                 Kind::Command => self.exec(failure),
                 Kind::Git => self.call(git),
             },
-            Err(reason) => fail(failure, &reason),
+            Err(reason) => fail(failure, SYSTEM, &reason),
         };
         // SAFETY: ends this process at once; nothing of the keeper's state is to be torn down in its copy.
         unsafe { libc::_exit(code) }
@@ -140,7 +145,8 @@ impl Prepared {
             }
         }
         let name = self.arguments.first().map(|name| name.to_string_lossy()).unwrap_or_default();
-        fail(failure, because(&format!("run {name}"), worst))
+        let whose = if is_of_program(worst) { PROGRAM } else { SYSTEM };
+        fail(failure, whose, &because(&format!("run {name}"), worst))
     }
 
     fn exec_file(&self, file: &CStr) -> Errno {
@@ -222,11 +228,35 @@ fn because(what: &str, error: Errno) -> String {
     format!("cannot {what}: {}", error.desc())
 }
 
+/// Whether the same program would be refused whenever it is tried: it is not there, nothing that can be run, or called
+/// with too much. Everything else, want of processes or memory first of all, says nothing about it.
+fn is_of_program(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::ENOENT
+            | Errno::ENOTDIR
+            | Errno::EACCES
+            | Errno::ENOEXEC
+            | Errno::E2BIG
+            | Errno::ELOOP
+            | Errno::ENAMETOOLONG
+            // Executables whose interpreter is none, or which have two.
+            | Errno::ELIBBAD
+            | Errno::EINVAL
+    )
+}
+
+/// What a child left that did not become its program; `None` from one that did.
+pub(super) fn failure(left: &[u8]) -> Option<How> {
+    let (&whose, reason) = left.split_first()?;
+    let reason = String::from_utf8_lossy(reason).into_owned();
+    Some(if whose == PROGRAM { How::NotStarted(reason) } else { How::Prevented(reason) })
+}
+
 /// Leaves the reason for the keeper.
-fn fail(failure: &OwnedFd, reason: impl fmt::Display) -> i32 {
-    let reason = reason.to_string();
+fn fail(failure: &OwnedFd, whose: u8, reason: &str) -> i32 {
     // The pipe is empty and takes a page at once.
-    let _ = write_once(failure.as_fd(), reason.as_bytes());
+    let _ = write_once(failure.as_fd(), &[&[whose], reason.as_bytes()].concat());
     NOT_STARTED
 }
 
@@ -248,5 +278,22 @@ mod tests {
         assert_eq!(names("cc", "PATH=:/b:"), ["/b/cc"]);
         assert_eq!(names("./cc", "PATH=/a"), ["./cc"]);
         assert_eq!(names("cc", "HOME=/"), ["/usr/local/bin/cc", "/usr/bin/cc", "/bin/cc"]);
+    }
+
+    #[test]
+    fn what_is_no_fault_of_the_program_is_told_apart() {
+        use Errno::{
+            E2BIG, EACCES, EAGAIN, EIO, ELOOP, EMFILE, ENFILE, ENOENT, ENOEXEC, ENOMEM, ENOTDIR,
+            EPERM, ETXTBSY,
+        };
+        for error in [ENOENT, ENOTDIR, EACCES, ENOEXEC, E2BIG, ELOOP] {
+            assert!(is_of_program(error), "{error}");
+        }
+        for error in [EAGAIN, ENOMEM, ENFILE, EMFILE, EIO, EPERM, ETXTBSY] {
+            assert!(!is_of_program(error), "{error}");
+        }
+        assert_eq!(failure(b""), None);
+        assert_eq!(failure(b"pno"), Some(How::NotStarted("no".to_owned())));
+        assert_eq!(failure(b"sno"), Some(How::Prevented("no".to_owned())));
     }
 }

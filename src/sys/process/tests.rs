@@ -183,13 +183,15 @@ fn what_cannot_be_started_says_why() {
     assert_eq!(why(place.launch(&["/etc/passwd"])), "cannot run /etc/passwd: Permission denied");
     assert_eq!(why(place.launch(&["a\0b"])), "the program's name holds a NUL byte");
     assert_eq!(why(place.launch(&[])), "there is no command to run");
-    let mut launch = place.launch(&["true"]);
-    launch.directory = "/no/such".into();
-    assert_eq!(why(launch), "cannot enter /no/such: No such file or directory");
     let huge = "x".repeat(200 << 10);
     assert_eq!(why(place.launch(&["echo", &huge])), "cannot run echo: Argument list too long");
     let launch = place.launch(&["true", &"x".repeat(20 << 20)]);
     assert!(place.launcher.start(launch, None).is_err());
+    // No fault of its own.
+    let mut launch = place.launch(&["true"]);
+    launch.directory = "/no/such".into();
+    let why = "cannot enter /no/such: No such file or directory".to_owned();
+    assert_eq!(finish(&mut place.start(launch)).1.how, How::Prevented(why));
 }
 
 #[test]

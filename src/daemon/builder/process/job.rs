@@ -372,6 +372,7 @@ fn judge(settings: &Settings, exit: Exit, output: &mut Output) -> Result<(), Tro
             output.note(&why).map_err(doing("write the log"))?;
             return Err(Trouble::Failed(why));
         }
+        How::Prevented(why) => return Err(Trouble::Aborted(why)),
         How::Lost => return Err(Trouble::Aborted("the keeper of the build was lost".to_owned())),
     };
     let full = FULL.min(settings.minimum_disk_space);
