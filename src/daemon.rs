@@ -11,6 +11,7 @@ pub(crate) mod registry;
 mod reload;
 #[cfg(test)]
 mod simulation;
+mod space;
 mod start;
 mod supervise;
 pub(crate) mod updater;

@@ -18,7 +18,8 @@ pub(crate) mod run;
 use std::path::PathBuf;
 use std::{fmt, io};
 
-use crate::model::evaluation::{Checkout, EvaluationId};
+use crate::model::error::chain;
+use crate::model::evaluation::{Checkout, Ending, EvaluationId};
 use crate::model::spec::{Evaluator, Specification};
 use crate::sys::process::{Child, Launcher, User};
 use place::Place;
@@ -57,6 +58,15 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Prepare(_, error) | Self::Start(error) => Some(error),
+        }
+    }
+}
+
+impl Error {
+    /// What becomes of the evaluation.
+    pub(crate) fn ending(&self) -> Ending {
+        match self {
+            Self::Prepare(..) | Self::Start(_) => Ending::Aborted(chain(self)),
         }
     }
 }

@@ -222,7 +222,7 @@ impl Work<'_> {
                 }
                 _ => Ok(()),
             },
-            Ending::Failed(reason) => Err(Error::Evaluation(reason)),
+            Ending::Failed(reason) | Ending::Aborted(reason) => Err(Error::Evaluation(reason)),
             Ending::Canceled | Ending::Interrupted => Err(Error::Interrupted),
         }
     }

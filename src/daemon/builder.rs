@@ -12,7 +12,6 @@ mod output;
 pub(crate) mod process;
 pub(crate) mod queue;
 mod running;
-mod space;
 mod state;
 pub(crate) mod store;
 #[cfg(test)]

@@ -11,11 +11,12 @@ mod log_file;
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
-use crossbeam_channel::{Receiver, Sender, after, bounded, select_biased};
+use crossbeam_channel::{Receiver, Sender, after, at, bounded, never, select_biased};
 
+use super::space::{Disks, Space};
 use super::{builder, updater};
 use crate::actor::pool::Pool;
 use crate::actor::{Gone, PATIENCE, Spawner, Stop, ask, fault};
@@ -26,8 +27,8 @@ use crate::model::evaluation::{Checkout, Ending, EvaluationId};
 use crate::model::job::NewJob;
 use crate::model::spec::{JobsetName, Specification};
 use crate::model::time::Time;
-use crate::sys::file;
 use crate::sys::process::{Killer, Launcher, User};
+use crate::sys::{clock, file};
 
 /// Messages that wait for the loop, which takes microseconds for each: a burst of monitors.
 const INBOX: usize = 64;
@@ -68,9 +69,19 @@ pub(crate) struct Counts {
     pub(crate) waiting: usize,
 }
 
+/// What whoever asked for an evaluation hears: perhaps that it waits, and once how it ended.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// There is no room on the disk: why.
+    Waits(JobsetName, String),
+    /// It waits no longer.
+    Begins,
+    Ended(Evaluated),
+}
+
 /// What others may ask of the evaluator.
 pub(super) enum Message {
-    Evaluate(Box<Request>, Sender<Evaluated>),
+    Evaluate(Box<Request>, Sender<Answer>),
     Cancel(EvaluationId, Sender<bool>),
     CancelJobset(JobsetName),
     Pause(bool),
@@ -93,24 +104,28 @@ pub(super) type Slot = u64;
 pub(super) enum Effect {
     Start(Slot, Box<Request>),
     Cut(Slot, Cut),
-    Answer(Sender<Evaluated>, Evaluated),
+    Answer(Sender<Answer>, Answer),
 }
 
 struct Waiting {
     request: Box<Request>,
-    lane: Sender<Evaluated>,
+    lane: Sender<Answer>,
+    /// Whether whoever asked knows that it waits.
+    told: bool,
 }
 
 struct Running {
     jobset: JobsetName,
     evaluation: Option<EvaluationId>,
-    lane: Sender<Evaluated>,
+    lane: Sender<Answer>,
 }
 
 /// The decisions: what runs, what waits.
 pub(super) struct Core {
     max: usize,
     paused: bool,
+    /// Why there is no room on the disk for another one.
+    short: Option<String>,
     stopping: bool,
     /// In the order of requests.
     waiting: VecDeque<Waiting>,
@@ -123,6 +138,7 @@ impl Core {
         Self {
             max,
             paused,
+            short: None,
             stopping: false,
             waiting: VecDeque::new(),
             running: HashMap::new(),
@@ -133,7 +149,7 @@ impl Core {
     pub(super) fn on_message(&mut self, message: Message, out: &mut Vec<Effect>) {
         match message {
             Message::Evaluate(request, lane) => {
-                self.waiting.push_back(Waiting { request, lane });
+                self.waiting.push_back(Waiting { request, lane, told: false });
                 self.fill(out);
             }
             Message::Cancel(id, reply) => {
@@ -168,8 +184,14 @@ impl Core {
 
     pub(super) fn on_ended(&mut self, slot: Slot, evaluated: Evaluated, out: &mut Vec<Effect>) {
         if let Some(running) = self.running.remove(&slot) {
-            out.push(Effect::Answer(running.lane, evaluated));
+            out.push(Effect::Answer(running.lane, Answer::Ended(evaluated)));
         }
+        self.fill(out);
+    }
+
+    /// The disk was measured.
+    pub(super) fn on_space(&mut self, short: Option<&str>, out: &mut Vec<Effect>) {
+        self.short = short.map(ToOwned::to_owned);
         self.fill(out);
     }
 
@@ -190,22 +212,33 @@ impl Core {
             .into_iter()
             .partition(|waiting| which(&waiting.request.specification.name));
         self.waiting = left;
-        for Waiting { request, lane } in gone {
+        for Waiting { request, lane, .. } in gone {
             let jobset = request.specification.name;
             let evaluated = Evaluated { jobset, evaluation: None, ending: ending.clone() };
-            out.push(Effect::Answer(lane, evaluated));
+            out.push(Effect::Answer(lane, Answer::Ended(evaluated)));
         }
     }
 
     /// Starts what may run.
     fn fill(&mut self, out: &mut Vec<Effect>) {
+        if let Some(why) = self.short.as_ref().filter(|_| !self.paused) {
+            for waiting in self.waiting.iter_mut().filter(|waiting| !waiting.told) {
+                waiting.told = true;
+                let jobset = waiting.request.specification.name.clone();
+                out.push(Effect::Answer(waiting.lane.clone(), Answer::Waits(jobset, why.clone())));
+            }
+            return;
+        }
         while !self.paused && !self.stopping && self.running.len() < self.max {
             let idle = |waiting: &Waiting| {
                 let jobset = &waiting.request.specification.name;
                 self.running.values().all(|running| running.jobset != *jobset)
             };
             let Some(first) = self.waiting.iter().position(idle) else { return };
-            let Some(Waiting { request, lane }) = self.waiting.remove(first) else { return };
+            let Some(Waiting { request, lane, told }) = self.waiting.remove(first) else { return };
+            if told {
+                out.push(Effect::Answer(lane.clone(), Answer::Begins));
+            }
             let slot = self.next;
             self.next += 1;
             let jobset = request.specification.name.clone();
@@ -221,8 +254,8 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// The answer comes on `lane`, which must have room for it.
-    pub(crate) fn evaluate(&self, request: Request, lane: Sender<Evaluated>) -> Result<(), Gone> {
+    /// The answers come on `lane`, which must have room for them.
+    pub(crate) fn evaluate(&self, request: Request, lane: Sender<Answer>) -> Result<(), Gone> {
         Ok(self.inbox.send_timeout(Message::Evaluate(Box::new(request), lane), PATIENCE)?)
     }
 
@@ -262,8 +295,12 @@ pub(crate) struct Settings {
     pub(crate) max_evaluations: usize,
     /// The setting `paused.evaluations` when the daemon starts.
     pub(crate) paused: bool,
+    /// Holds the database.
+    pub(crate) state_directory: PathBuf,
     pub(crate) cache_directory: PathBuf,
     pub(crate) log_directory: PathBuf,
+    /// None begins while less is free.
+    pub(crate) minimum_disk_space: u64,
     /// Bytes of an evaluation's log, uncompressed.
     pub(crate) max_log_size: u64,
     /// Bytes of address space of an evaluator.
@@ -302,9 +339,15 @@ fn spawn_telling(
     let answerers = Pool::new(threads, "answer", max)?;
     let core = Core::new(max, settings.paused);
     sweep(threads, &settings)?;
+    let space = Space::new("evaluator", "evaluations", settings.minimum_disk_space);
+    let disks = Disks::new(vec![
+        settings.cache_directory.clone(),
+        settings.log_directory.clone(),
+        settings.state_directory.clone(),
+    ]);
     let tools =
         job::Tools { database, launcher, updater, settings, tell, hold, registrars, answerers };
-    let work = Work { pool, tools, up, cuts: HashMap::new() };
+    let work = Work { pool, tools, up, cuts: HashMap::new(), space, disks };
     threads.essential("evaluator", move |stop| run(core, requests, reports, work, stop))?;
     Ok(Handle { inbox })
 }
@@ -344,9 +387,25 @@ struct Work {
     tools: job::Tools,
     up: Sender<Report>,
     cuts: HashMap<Slot, Control>,
+    space: Space,
+    disks: Disks,
 }
 
 impl Work {
+    /// Tells the core whether there is room for what it may start next.
+    fn measure(&mut self, core: &mut Core, out: &mut Vec<Effect>) {
+        let now = clock::now();
+        if self.space.is_due(now) {
+            self.space.on_measured(now, self.disks.measure());
+            core.on_space(self.space.shortage(), out);
+        }
+    }
+
+    /// When to measure again, for the sake of what waits.
+    fn due(&self, core: &Core) -> Option<Instant> {
+        self.space.due().filter(|_| self.space.is_short() && !core.waiting.is_empty())
+    }
+
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Start(slot, request) => {
@@ -370,8 +429,8 @@ impl Work {
                     }
                 }
             }
-            Effect::Answer(lane, evaluated) => {
-                if let Err(error) = lane.try_send(evaluated) {
+            Effect::Answer(lane, answer) => {
+                if let Err(error) = lane.try_send(answer) {
                     log::debug!(target: "evaluator", "nobody waits for an evaluation: {error}");
                 }
             }
@@ -407,14 +466,22 @@ fn run(
 ) -> Result<(), Gone> {
     let mut out = Vec::new();
     loop {
+        let timer = work.due(&core).map_or_else(never, at);
         select_biased! {
             recv(stop) -> _ => break,
-            recv(reports) -> report => work.on_report(report?, &mut core, &mut out),
+            recv(reports) -> report => {
+                work.measure(&mut core, &mut out);
+                work.on_report(report?, &mut core, &mut out);
+            }
             recv(inbox) -> message => match message {
-                Ok(message) => core.on_message(message, &mut out),
+                Ok(message) => {
+                    work.measure(&mut core, &mut out);
+                    core.on_message(message, &mut out);
+                }
                 // Nobody can ask any more: the daemon is going down.
                 Err(_) => break,
             },
+            recv(timer) -> _ => work.measure(&mut core, &mut out),
         }
         fault("evaluator");
         out.drain(..).for_each(|effect| work.perform(effect));

@@ -12,13 +12,13 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, at, bounded, never, sele
 
 use self::core::{Core, Effect};
 pub(super) use self::core::{Moment, decides_jobs, effective_period, fingerprint};
-use super::evaluator::Evaluated;
+use super::evaluator::Answer;
 use super::registry::Refusal;
 use super::updater::Fetched;
 use super::{evaluator, updater};
 use crate::actor::{self, Ended, Gone, Spawner, Stop};
 use crate::db::promises::{self, Promise, Promised};
-use crate::db::{self, Database};
+use crate::db::{self, Database, Tx};
 use crate::model::error::chain;
 use crate::model::evaluation::{Checkout, EvaluationId};
 use crate::model::spec::{JobsetName, Specification};
@@ -29,9 +29,9 @@ use crate::sys::clock;
 /// Requests that may wait: as many as the bridge has places, so that every client can have one here.
 const INBOX: usize = 64;
 
-/// Answers of the updater or evaluator under way: there is never more than one of either; the second place
-/// is for the one that a respawned sibling might still send.
-const LANE: usize = 2;
+/// Answers of the updater or evaluator under way: there is never more than one of the former, and three of the latter,
+/// that an evaluation waits, begins and ended; the others are for those that a respawned sibling might still send.
+const LANE: usize = 6;
 
 /// How long recording a promise may take: less than askers' own patience.
 const WRITING: Duration = Duration::from_secs(4);
@@ -152,7 +152,7 @@ fn moment() -> Moment {
 /// The senders handed out with requests.
 struct Lanes {
     fetched: Sender<Fetched>,
-    evaluated: Sender<Evaluated>,
+    evaluated: Sender<Answer>,
 }
 
 /// What the loop needs beside its core.
@@ -170,7 +170,7 @@ fn run(
     mut core: Core,
     inbox: &Receiver<Message>,
     fetched: &Receiver<Fetched>,
-    evaluated: &Receiver<Evaluated>,
+    evaluated: &Receiver<Answer>,
     stop: &Stop,
 ) -> Result<(), Gone> {
     let mut out = Vec::new();
@@ -179,7 +179,7 @@ fn run(
         let timer = core.deadline().map_or_else(never, at);
         select_biased! {
             recv(stop) -> _ => return Ok(()),
-            recv(evaluated) -> answer => core.on_evaluated(moment(), answer?, &mut out),
+            recv(evaluated) -> answer => core.on_answer(moment(), answer?, &mut out),
             recv(fetched) -> answer => core.on_fetched(moment(), answer?.result, &mut out),
             recv(inbox) -> message => core.on_message(moment(), message?, &mut out),
             recv(timer) -> _ => core.on_deadline(moment(), &mut out),
@@ -244,6 +244,7 @@ impl Thread {
                 self.ports.evaluator.evaluate(*request, self.lanes.evaluated.clone())?;
             }
             Effect::Checked(error) => self.checked(error),
+            Effect::Cleared => self.record("clear an error", db::jobsets::clear_error),
             Effect::Promise(promise) => {
                 return Ok(self.promise(promise).map_err(|refusal| (promise, refusal)));
             }
@@ -277,14 +278,21 @@ impl Thread {
         if let Some(error) = &error {
             log::warn!(target: "monitor", "jobset {}: {error}", self.name);
         }
+        self.record("look at channels", move |tx, name| {
+            db::jobsets::checked(tx, name, error.as_deref())
+        });
+    }
+
+    fn record(
+        &self,
+        what: &'static str,
+        apply: impl Fn(&mut Tx<'_>, &JobsetName) -> Result<(), db::Error> + Send + 'static,
+    ) {
         let name = self.name.clone();
-        let written = self
-            .ports
-            .database
-            .write("look at channels", move |tx| db::jobsets::checked(tx, &name, error.as_deref()));
+        let written = self.ports.database.write(what, move |tx| apply(tx, &name));
         if let Err(error) = written {
             // A jobset deleted meanwhile, or a daemon about to end.
-            log::debug!(target: "monitor", "jobset {}: look not recorded: {error}", self.name);
+            log::debug!(target: "monitor", "jobset {}: cannot {what}: {error}", self.name);
         }
     }
 }

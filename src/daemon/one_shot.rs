@@ -8,7 +8,7 @@ use std::{fmt, io};
 
 use crossbeam_channel::{Receiver, at, bounded, select};
 
-use super::evaluator::{Evaluated, Request};
+use super::evaluator::{Answer, Evaluated, Request};
 use super::updater::Fetched;
 use super::{builder, evaluator, monitor, registry, updater};
 use crate::actor::{Gone, Spawner, Stop};
@@ -116,7 +116,8 @@ fn evaluate(
 ) -> Result<(Vec<EvaluationId>, bool), Error> {
     let room = specifications.len().max(1);
     let (fetched, fetched_lane) = bounded(room);
-    let (evaluated, evaluated_lane) = bounded(room);
+    // Each may have to say that it waits, too, and that it does no longer.
+    let (evaluated, evaluated_lane) = bounded(3 * room);
     let decided = clock::wall();
     for specification in specifications.values() {
         ports.updater.fetch(
@@ -149,13 +150,24 @@ fn evaluate(
                 }
             }
             recv(evaluated_lane) -> answer => {
-                let Evaluated { jobset, evaluation, ending } = answer?;
+                let Evaluated { jobset, evaluation, ending } = match answer? {
+                    Answer::Ended(evaluated) => evaluated,
+                    Answer::Waits(jobset, why) => {
+                        log::warn!(target: "one-shot", "jobset {jobset}: no space for its evaluation: {why}");
+                        continue;
+                    }
+                    Answer::Begins => continue,
+                };
                 left -= 1;
                 evaluations.extend(evaluation);
                 match ending {
                     Ending::Succeeded => {}
                     Ending::Failed(why) => {
                         log::error!(target: "one-shot", "jobset {jobset}: the evaluation failed: {why}");
+                        well = false;
+                    }
+                    Ending::Aborted(why) => {
+                        log::error!(target: "one-shot", "jobset {jobset}: the evaluation was aborted: {why}");
                         well = false;
                     }
                     Ending::Canceled | Ending::Interrupted => {

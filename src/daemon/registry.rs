@@ -473,10 +473,7 @@ impl Thread {
         let name = &specification.name;
         let last = db::evaluations::last_fingerprint(&self.reader, name)?;
         let error = db::jobsets::get(&self.reader, name)?.and_then(|jobset| jobset.error);
-        let newest = db::evaluations::list(&self.reader, Some(name), 1)?.into_iter().next();
-        let evaluation_error = newest
-            .filter(|evaluation| evaluation.status == EvaluationStatus::Failed)
-            .and_then(|evaluation| evaluation.error);
+        let evaluation_error = db::evaluations::trouble(&self.reader, name)?;
         // The books keep one error: it is the look's unless it is the evaluation's.
         let fetch_error = error.filter(|error| evaluation_error.as_ref() != Some(error));
         let promised = promises::of(&self.reader, name)?;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::builder::queue::{Facts, Queue};
-use super::evaluator::{self, Evaluated, Request};
+use super::evaluator::{self, Answer, Evaluated, Request};
 use super::monitor::core as monitor;
 use super::monitor::{Message, Moment, Seed};
 use super::updater;
@@ -33,6 +33,9 @@ use crate::sys::clock;
 
 /// Seeds tried: each is a few simulated hours.
 const SEEDS: u64 = 2000;
+
+/// How often an evaluation is tried that faults end.
+const TRIES: u32 = 5;
 
 /// Jobsets, which share the URLs.
 const JOBSETS: usize = 3;
@@ -111,7 +114,7 @@ struct World {
     read: HashMap<u64, Result<Vec<u64>, ()>>,
     evaluator: evaluator::Core,
     evaluations: HashMap<u64, Running>,
-    lanes: Vec<(Sender<Evaluated>, Receiver<Evaluated>)>,
+    lanes: Vec<(Sender<Answer>, Receiver<Answer>)>,
     queue: Queue,
     running: BTreeMap<BuildId, i64>,
     /// The newest commit at an accepted trigger, by jobset.
@@ -121,6 +124,8 @@ struct World {
     /// The newest commit that an evaluation was made from, by jobset.
     evaluated: Vec<u64>,
     ended: BTreeSet<(BuildId, i64)>,
+    /// Evaluations in a row that faults ended, by jobset.
+    faults: Vec<u32>,
 }
 
 fn specification(n: usize) -> Specification {
@@ -179,6 +184,7 @@ impl World {
             retries: vec![BTreeSet::new(); JOBSETS],
             evaluated: vec![0; JOBSETS],
             ended: BTreeSet::new(),
+            faults: vec![0; JOBSETS],
         };
         for _ in 0..12 {
             let (url, jobset) = (world.random.usize(0..URLS.len()), world.random.usize(0..JOBSETS));
@@ -400,6 +406,10 @@ impl World {
                         self.retries[n].clear();
                     }
                 }
+                monitor::Effect::Cleared => {
+                    let name = specification(n).name;
+                    self.books.write(|tx| jobsets::clear_error(tx, &name)).unwrap();
+                }
                 monitor::Effect::Promise(promise) => {
                     let name = specification(n).name;
                     self.books.write(|tx| promises::make(tx, &name, promise)).unwrap();
@@ -464,13 +474,13 @@ impl World {
                         running.ending = Some(Ending::Canceled);
                     }
                 }
-                evaluator::Effect::Answer(lane, evaluated) => lane.try_send(evaluated).unwrap(),
+                evaluator::Effect::Answer(lane, answer) => lane.try_send(answer).unwrap(),
             }
         }
         for n in 0..JOBSETS {
-            while let Ok(evaluated) = self.lanes[n].1.try_recv() {
+            while let Ok(answer) = self.lanes[n].1.try_recv() {
                 let (now, mut out) = (self.moment(), vec![]);
-                self.monitors[n].on_evaluated(now, evaluated, &mut out);
+                self.monitors[n].on_answer(now, answer, &mut out);
                 self.perform(n, out);
             }
         }
@@ -478,10 +488,12 @@ impl World {
 
     /// One batch of an evaluation's jobs, or its end.
     fn register(&mut self, slot: u64, left: usize) {
-        let failed = self.misfortune(15);
+        let (failed, broken) = (self.misfortune(30), self.misfortune(10));
         let Some(running) = self.evaluations.get_mut(&slot) else { return };
         if failed {
             running.ending.get_or_insert(Ending::Failed("exit status 1".to_owned()));
+        } else if broken {
+            running.ending.get_or_insert(Ending::Aborted("no space left".to_owned()));
         }
         if left > 0 && running.ending.is_none() {
             let commit = running.request.checkouts[0].commit.clone();
@@ -514,8 +526,18 @@ impl World {
         self.changed(changes);
         let n = self.jobset(&request.specification.name);
         let commit: u64 = request.checkouts[0].commit.parse().unwrap();
-        self.evaluated[n] = self.evaluated[n].max(commit);
-        self.retries[n].remove(&commit);
+        if matches!(ending, Ending::Aborted(_)) {
+            self.faults[n] += 1;
+            if self.faults[n] >= TRIES {
+                // The tries may be spent; whoever asked can read why.
+                self.owed[n] = self.owed[n].min(self.evaluated[n]);
+                self.retries[n].clear();
+            }
+        } else {
+            self.faults[n] = 0;
+            self.evaluated[n] = self.evaluated[n].max(commit);
+            self.retries[n].remove(&commit);
+        }
         let evaluated =
             Evaluated { jobset: request.specification.name, evaluation: Some(id), ending };
         let mut out = vec![];
@@ -694,7 +716,7 @@ impl World {
         for n in 0..JOBSETS {
             let head = self.heads[n % URLS.len()];
             assert!(
-                self.evaluated[n] >= head || n == 0,
+                self.evaluated[n] >= head || n == 0 || self.faults[n] >= TRIES,
                 "seed {seed}: the newest commit was never evaluated"
             );
         }

@@ -304,8 +304,10 @@ fn evaluator_settings(config: &Config, database: &Database) -> Result<evaluator:
     Ok(evaluator::Settings {
         max_evaluations: config.max_evaluations,
         paused: paused.is_some(),
+        state_directory: config.state_directory.clone(),
         cache_directory: config.cache_directory.clone(),
         log_directory: config.log_directory.clone(),
+        minimum_disk_space: config.minimum_disk_space,
         max_log_size: config.max_log_size,
         memory: config.evaluation_memory,
         job_user: config.job_user.clone(),

@@ -19,6 +19,12 @@ use crate::model::time::Time;
 /// The jobset of evaluations that were withdrawn. No jobset can have this name.
 pub(super) const WITHDRAWN: &str = ".withdrawn";
 
+/// In the column `interrupted`: ended by a stop or crash of the daemon, to be repeated at the next start …
+const INTERRUPTED: i64 = 1;
+
+/// … or by a fault here, which the jobset has as its error; to be repeated as well.
+const BROKEN: i64 = 2;
+
 /// Records an evaluation as started with the checkouts it is made from. `NotFound` if the jobset is gone.
 pub(crate) fn start(
     tx: &mut Tx<'_>,
@@ -68,10 +74,11 @@ pub(crate) fn end(
     supersede: bool,
 ) -> Result<Changes, Error> {
     let (status, error, interrupted) = match ending {
-        Ending::Succeeded => (EvaluationStatus::Succeeded, None, false),
-        Ending::Failed(why) => (EvaluationStatus::Failed, Some(why.as_str()), false),
-        Ending::Canceled => (EvaluationStatus::Aborted, Some("canceled"), false),
-        Ending::Interrupted => (EvaluationStatus::Aborted, Some("interrupted"), true),
+        Ending::Succeeded => (EvaluationStatus::Succeeded, None, 0),
+        Ending::Failed(why) => (EvaluationStatus::Failed, Some(why.as_str()), 0),
+        Ending::Aborted(why) => (EvaluationStatus::Aborted, Some(why.as_str()), BROKEN),
+        Ending::Canceled => (EvaluationStatus::Aborted, Some("canceled"), 0),
+        Ending::Interrupted => (EvaluationStatus::Aborted, Some("interrupted"), INTERRUPTED),
     };
     let jobset: Option<JobsetName> = tx
         .conn
@@ -84,15 +91,19 @@ pub(crate) fn end(
     let Some(jobset) = jobset else { return Ok(Changes::default()) };
     tx.emit(What::EvaluationEnded, Some(&jobset), Some(id), None, Some(status.word()))?;
     match ending {
-        Ending::Succeeded | Ending::Failed(_) => jobsets::set_error(tx, &jobset, error)?,
+        Ending::Succeeded | Ending::Failed(_) | Ending::Aborted(_) => {
+            jobsets::set_error(tx, &jobset, error)?;
+        }
         Ending::Canceled => return builds::cancel_evaluation(tx, id),
         Ending::Interrupted => {}
     }
     match ending {
         Ending::Succeeded if supersede => builds::supersede(tx, &jobset, id),
-        Ending::Succeeded | Ending::Failed(_) | Ending::Canceled | Ending::Interrupted => {
-            Ok(Changes::default())
-        }
+        Ending::Succeeded
+        | Ending::Failed(_)
+        | Ending::Aborted(_)
+        | Ending::Canceled
+        | Ending::Interrupted => Ok(Changes::default()),
     }
 }
 
@@ -109,7 +120,23 @@ pub(crate) fn recover(tx: &mut Tx<'_>) -> Result<Vec<EvaluationId>, Error> {
     Ok(ids)
 }
 
-/// What a monitor compares with: the fingerprint of the jobset's last evaluation, and whether it was interrupted.
+/// What went wrong with the jobset's last evaluation that ended, if that is to be seen at the jobset.
+pub(crate) fn trouble(conn: &Connection, jobset: &JobsetName) -> Result<Option<String>, Error> {
+    let last: Option<(EvaluationStatus, i64, Option<String>)> = conn
+        .prepare_cached(
+            "SELECT status, interrupted, error FROM evaluations WHERE jobset = ?1 AND status >= 0
+             ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row([jobset], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    Ok(last
+        .filter(|(status, interrupted, _)| {
+            *status == EvaluationStatus::Failed || *interrupted == BROKEN
+        })
+        .and_then(|(_, _, error)| error))
+}
+
+/// What a monitor compares with: the fingerprint of the jobset's last evaluation, and whether it is to be repeated.
 pub(crate) fn last_fingerprint(
     conn: &Connection,
     jobset: &JobsetName,

@@ -77,27 +77,25 @@ pub(crate) fn delete(tx: &mut Tx<'_>, name: &JobsetName) -> Result<Changes, Erro
     Ok(changes)
 }
 
-/// Records a look at the channels: when it worked, `error` is cleared unless the last evaluation failed.
+/// Records a look at the channels: when it worked, `error` is cleared but for what the last evaluation left of it.
 pub(crate) fn checked(
     tx: &mut Tx<'_>,
     name: &JobsetName,
     error: Option<&str>,
 ) -> Result<(), Error> {
-    let Some(why) = error else {
-        tx.conn
-            .prepare_cached("UPDATE jobsets SET last_checked = ?2 WHERE name = ?1")?
-            .execute(params![name, tx.now])?;
-        let failed: Option<Option<String>> = tx
-            .conn
-            .prepare_cached(
-                "SELECT CASE e.status WHEN 1 THEN e.error END FROM evaluations e
-                 WHERE e.jobset = ?1 AND e.status >= 0 ORDER BY e.id DESC LIMIT 1",
-            )?
-            .query_row([name], |row| row.get(0))
-            .optional()?;
-        return set_error(tx, name, failed.flatten().as_deref());
-    };
-    set_error(tx, name, Some(why))
+    if let Some(error) = error {
+        return set_error(tx, name, Some(error));
+    }
+    tx.conn
+        .prepare_cached("UPDATE jobsets SET last_checked = ?2 WHERE name = ?1")?
+        .execute(params![name, tx.now])?;
+    clear_error(tx, name)
+}
+
+/// Clears the error but for what the last evaluation left of it.
+pub(crate) fn clear_error(tx: &mut Tx<'_>, name: &JobsetName) -> Result<(), Error> {
+    let error = evaluations::trouble(tx.conn, name)?;
+    set_error(tx, name, error.as_deref())
 }
 
 /// Why the last fetch or evaluation did not work; subscribers hear of a change.

@@ -7,7 +7,6 @@ use super::Evaluation;
 use super::place::Place;
 use super::resolve::Resolver;
 use super::run::{self, Cut, Limits, Sink};
-use crate::model::error::chain;
 use crate::model::evaluation::Ending;
 use crate::model::job::NewJob;
 use crate::sys::clock;
@@ -39,7 +38,7 @@ pub(crate) fn once(
     });
     let (_place, child) = match started {
         Ok(started) => started,
-        Err(error) => return Ending::Failed(chain(&error)),
+        Err(error) => return error.ending(),
     };
     (terminal.started)(child.killer());
     let trees = evaluation.checkouts.iter().map(|checkout| checkout.tree.clone()).collect();

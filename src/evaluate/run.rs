@@ -60,7 +60,7 @@ pub(crate) enum Cut {
     Interrupted,
     TimedOut,
     /// Its jobs cannot be registered: why.
-    Failed(String),
+    Broken(String),
 }
 
 /// What bounds an evaluation.
@@ -122,17 +122,21 @@ pub(crate) fn run(
         }
         Err(Stop::Read(error)) => {
             child.stop(Duration::ZERO);
-            Ending::Failed(format!("cannot read from its process: {error}"))
+            unreadable(&error)
         }
     };
-    if let Ending::Failed(reason) = &ending {
-        let held = lines.resolver.held();
-        if held > 0 {
-            sink.note(&format!(
-                "{held} jobs needed others that were never printed and are left out"
-            ));
+    match &ending {
+        Ending::Failed(reason) => {
+            let held = lines.resolver.held();
+            if held > 0 {
+                sink.note(&format!(
+                    "{held} jobs needed others that were never printed and are left out"
+                ));
+            }
+            sink.failed(reason);
         }
-        sink.failed(reason);
+        Ending::Aborted(reason) => sink.note(&format!("the evaluation was aborted: {reason}")),
+        Ending::Succeeded | Ending::Canceled | Ending::Interrupted => {}
     }
     ending
 }
@@ -145,9 +149,13 @@ impl Cut {
             Self::TimedOut => {
                 Ending::Failed(format!("timed out after {} s", limits.timeout.as_secs()))
             }
-            Self::Failed(reason) => Ending::Failed(reason),
+            Self::Broken(reason) => Ending::Aborted(reason),
         }
     }
+}
+
+fn unreadable(error: &std::io::Error) -> Ending {
+    Ending::Aborted(format!("cannot read from its process: {error}"))
 }
 
 /// Why reading stopped before the child's end.
@@ -210,41 +218,36 @@ fn ended(
         // Of an evaluator that broke, half a line is no surprise: why it broke is the reason.
         Err(Stop::Line(bad)) if complete => return bad_line(&bad, sink),
         Err(Stop::Line(bad)) => sink.note(&bad.to_string()),
-        Err(Stop::Read(error)) => {
-            return Ending::Failed(format!("cannot read from its process: {error}"));
-        }
+        Err(Stop::Read(error)) => return unreadable(&error),
     }
-    match reason(exit, tail, limits) {
-        None => Ending::Succeeded,
-        Some(reason) => Ending::Failed(reason),
-    }
-}
-
-/// Why an exit is a failure.
-fn reason(exit: &Exit, tail: &[u8], limits: &Limits) -> Option<String> {
     let reason = match &exit.how {
-        How::Code(0) => return None,
+        How::Code(0) => return Ending::Succeeded,
         How::Code(code) => limits
             .explains
             .then(|| explanation(tail))
             .flatten()
             .unwrap_or_else(|| format!("exit status {code}")),
         How::Signal(signal) => format!("signal {signal}"),
-        How::NotStarted(why) | How::Prevented(why) => {
-            // The keeper says what it did not find; which program it was is said once.
-            let why = why.strip_prefix(&format!("cannot run {}: ", limits.program)).unwrap_or(why);
-            return Some(format!("cannot start {}: {why}", limits.program));
+        How::NotStarted(why) => return Ending::Failed(not_started(why, limits)),
+        How::Prevented(why) => return Ending::Aborted(not_started(why, limits)),
+        How::Lost => {
+            return Ending::Aborted("the process that watches over it was killed".to_owned());
         }
-        How::Lost => return Some("the process that watches over it was killed".to_owned()),
     };
     // At its limit a program is refused memory; what it makes of that is its own affair.
     let limit =
         limits.memory.filter(|&limit| exit.max_resident >= limit / 4 * 3 || speaks_of_memory(tail));
-    match limit {
-        Some(limit) => Some(format!("out of memory (limit {limit} bytes): {reason}")),
-        None if exit.oom => Some(format!("out of memory: {reason}")),
-        None => Some(reason),
-    }
+    Ending::Failed(match limit {
+        Some(limit) => format!("out of memory (limit {limit} bytes): {reason}"),
+        None if exit.oom => format!("out of memory: {reason}"),
+        None => reason,
+    })
+}
+
+/// The keeper says what it did not find; which program it was is said once.
+fn not_started(why: &str, limits: &Limits) -> String {
+    let why = why.strip_prefix(&format!("cannot run {}: ", limits.program)).unwrap_or(why);
+    format!("cannot start {}: {why}", limits.program)
 }
 
 /// What a program of ours said last: the first line of it.

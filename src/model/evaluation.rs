@@ -70,7 +70,10 @@ pub(crate) struct Counts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Succeeded,
+    /// By its own account: why.
     Failed(String),
+    /// Something here broke, the disk was full say: why. Repeated, with backoff.
+    Aborted(String),
     /// A person canceled it: not repeated.
     Canceled,
     /// A stop or crash of the daemon: repeated at the next start.

@@ -109,7 +109,7 @@ impl Tunnel {
                 Read::Canceled => return Err(io::ErrorKind::Interrupted.into()),
                 Read::Ended(exit) => {
                     let why = match exit.how {
-                        How::NotStarted(why) => why,
+                        How::NotStarted(why) | How::Prevented(why) => why,
                         How::Code(_) | How::Signal(_) | How::Lost => {
                             let said = String::from_utf8_lossy(&said);
                             said.lines().last().unwrap_or("it ended").trim().to_owned()

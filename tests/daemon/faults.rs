@@ -10,6 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::support::daemon::{Daemon, PATIENCE, Session};
 use crate::support::jobs::{Repository, job};
 
@@ -76,6 +78,53 @@ fn builds_wait_while_the_disk_is_full() {
     fs::remove_file(small.path().join("ballast")).unwrap();
     daemon.until("evaluations hello", |all| all.len() == 2);
     assert_eq!(daemon.outcome("check-database"), "ok");
+    assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
+}
+
+#[test]
+fn evaluations_wait_while_the_cache_is_full_and_are_repeated_when_it_was() {
+    let small = Small::new("64m");
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    // More than the small disk has left, and less than the others have.
+    let cache = format!("--cache-directory={}", small.path().join("cache").display());
+    let mut daemon = Daemon::prepare(&[&cache, "--minimum-disk-space=16M", "--interval=3600"]);
+    daemon.restart();
+    fill(small.path(), 8 << 20);
+    daemon.ask(&repository.add("hello"));
+    let said = |jobsets: &[Value], text: &str| {
+        jobsets[0]["error"].as_str().is_some_and(|error| error.contains(text))
+    };
+    daemon.until("jobset hello", |jobsets| said(jobsets, "no space for an evaluation"));
+    assert_eq!(daemon.ask("evaluations hello"), [] as [Value; 0]);
+    fs::remove_file(small.path().join("ballast")).unwrap();
+    daemon.settle();
+    assert_eq!(daemon.build("one")["status"], "succeeded");
+    assert!(daemon.ask("jobset hello")[0]["error"].is_null());
+    assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
+
+    // Full in the middle of one: there is room enough when it begins.
+    let mut daemon = Daemon::prepare_in(
+        &small.path().join("state"),
+        &["--minimum-disk-space=0", "--interval=3600"],
+    );
+    daemon.restart();
+    repository.write("large", &"x".repeat(12 << 20));
+    repository.commit();
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    repository.set_jobs(&job("two", "true", ""));
+    // For the new checkout and no copy of it.
+    fill(small.path(), 20 << 20);
+    daemon.ask("trigger hello");
+    daemon.until("jobset hello", |jobsets| said(jobsets, "No space left on device"));
+    let evaluation = daemon.ask("evaluations hello limit=1").remove(0);
+    assert_eq!(evaluation["status"], "aborted", "{evaluation}");
+    fs::remove_file(small.path().join("ballast")).unwrap();
+    daemon.ask("trigger hello");
+    daemon.until("evaluations hello", |all| all.len() == 3 && all[0]["status"] == "succeeded");
+    daemon.settle();
+    assert_eq!(daemon.build("two")["status"], "succeeded");
+    assert!(daemon.ask("jobset hello")[0]["error"].is_null());
     assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
 }
 

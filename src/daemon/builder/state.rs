@@ -5,21 +5,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
 use super::books::{self, Batch, Books, Command, End, Reply, Written};
 use super::queue::{Facts, Queue, Reason};
-use super::space::Space;
 use super::{Backend, Report, Settings, Waiting};
 use crate::actor::{Gone, Spawner};
+use crate::daemon::space::{Disks, Space};
 use crate::db::builds::{self, Changes};
 use crate::db::{Database, Error, Reader, records};
 use crate::model::build::{BuildId, Entry, Kind, Order, Outcome, Store};
 use crate::model::error::chain;
-use crate::sys::{clock, file};
+use crate::sys::clock;
 
 /// Entries that one query loads: enough to make its cost per entry that of a row.
 const QUERY: usize = 10_000;
@@ -46,7 +45,7 @@ pub(super) struct Builder {
     /// What the books are told next.
     batch: Batch,
     space: Space,
-    disk: PathBuf,
+    disks: Disks,
     /// Builds that changed in the books and could not be read since.
     unread: BTreeSet<BuildId>,
     reread: Option<Instant>,
@@ -79,8 +78,12 @@ impl Builder {
             reader,
             books,
             batch: Batch::default(),
-            space: Space::new(settings.minimum_disk_space),
-            disk: settings.state_directory.clone(),
+            space: Space::new("builder", "builds", settings.minimum_disk_space),
+            disks: Disks::new(vec![
+                settings.state_directory.clone(),
+                settings.cache_directory.clone(),
+                settings.log_directory.clone(),
+            ]),
             unread: BTreeSet::new(),
             reread: None,
         };
@@ -391,15 +394,7 @@ impl Builder {
     }
 
     fn measure(&mut self, now: Instant) {
-        match file::free_space(&self.disk) {
-            Ok(free) => {
-                self.space.on_measured(now, free);
-                self.queue.set_short_of_space(self.space.is_short());
-            }
-            Err(error) => {
-                self.space.on_unknown(now);
-                log::warn!(target: "builder", "cannot measure the free space of {}: {error}", self.disk.display());
-            }
-        }
+        self.space.on_measured(now, self.disks.measure());
+        self.queue.set_short_of_space(self.space.is_short());
     }
 }

@@ -97,7 +97,7 @@ impl Books {
             let failed = result.as_ref().err().cloned();
             if let Some(reason) = &failed {
                 // A full channel holds reasons enough.
-                let _ = reasons.try_send(Cut::Failed(reason.clone()));
+                let _ = reasons.try_send(Cut::Broken(reason.clone()));
             }
             // The other end may have ended already.
             let _ = end.try_send(result);
@@ -129,8 +129,8 @@ impl Books {
         let sent = match &ending {
             Ending::Succeeded => self.send().and_then(|()| self.hand_over()),
             Ending::Failed(_) => self.send(),
-            // A person does not want them, and the next start evaluates again.
-            Ending::Canceled | Ending::Interrupted => Ok(()),
+            // A person does not want them, or all is evaluated again.
+            Ending::Aborted(_) | Ending::Canceled | Ending::Interrupted => Ok(()),
         };
         let ending = match sent {
             Ok(()) => ending,
@@ -148,11 +148,11 @@ impl Books {
             }
         };
         self.take_notes();
-        let told = self.cuts.try_iter().find(|cut| !matches!(cut, Cut::Failed(_)));
+        let told = self.cuts.try_iter().find(|cut| !matches!(cut, Cut::Broken(_)));
         match (result, told, ending) {
             (_, Some(Cut::Canceled), _) => Ending::Canceled,
             (Err(_), Some(_), Ending::Succeeded) => Ending::Interrupted,
-            (Err(reason), None, Ending::Succeeded) => Ending::Failed(reason),
+            (Err(reason), None, Ending::Succeeded) => Ending::Aborted(reason),
             (_, _, ending) => ending,
         }
     }
@@ -167,8 +167,9 @@ impl Books {
         match cut {
             Cut::Canceled => Ending::Canceled,
             Cut::Interrupted => Ending::Interrupted,
-            Cut::TimedOut => Ending::Failed("timed out while its jobs were registered".to_owned()),
-            Cut::Failed(reason) => Ending::Failed(reason),
+            // The evaluator has done its part.
+            Cut::TimedOut => Ending::Aborted("timed out while its jobs were registered".to_owned()),
+            Cut::Broken(reason) => Ending::Aborted(reason),
         }
     }
 

@@ -89,7 +89,7 @@ impl Job {
         if let Err(panic) = result {
             let text = panic_message(&*panic);
             log::error!(target: "evaluator", "an evaluation of {} panicked: {text}", self.finish.jobset);
-            self.finish.ending = Ending::Failed(format!("internal error: {text}"));
+            self.finish.ending = Ending::Aborted(format!("internal error: {text}"));
         }
     }
 
@@ -99,7 +99,7 @@ impl Job {
             Err(error) => {
                 let jobset = &self.finish.jobset;
                 log::warn!(target: "evaluator", "cannot begin an evaluation of {jobset}: {}", chain(&error));
-                self.finish.ending = Ending::Failed(chain(&error));
+                self.finish.ending = Ending::Aborted(chain(&error));
                 return;
             }
         };
@@ -112,7 +112,7 @@ impl Job {
         let ending = result.unwrap_or_else(|panic| {
             let text = panic_message(&*panic);
             log::error!(target: "evaluator", "evaluation {id} of {jobset} panicked: {text}");
-            Ending::Failed(format!("internal error: {text}"))
+            Ending::Aborted(format!("internal error: {text}"))
         });
         match &ending {
             Ending::Succeeded => {
@@ -120,6 +120,9 @@ impl Job {
             }
             Ending::Failed(reason) => {
                 log::warn!(target: "evaluator", "evaluation {id} of {jobset} failed: {reason}");
+            }
+            Ending::Aborted(reason) => {
+                log::warn!(target: "evaluator", "evaluation {id} of {jobset} was aborted: {reason}");
             }
             Ending::Canceled => {
                 log::info!(target: "evaluator", "evaluation {id} of {jobset} was canceled")
@@ -178,7 +181,7 @@ impl Job {
         let checkouts = match present {
             Ok(checkouts) => checkouts,
             Err(Absent::Failed(why)) => {
-                return fail(&mut log, format!("cannot check out again: {why}"));
+                return noted(&mut log, Ending::Aborted(format!("cannot check out again: {why}")));
             }
             Err(Absent::Canceled) => {
                 return match self.cuts.try_recv() {
@@ -202,7 +205,7 @@ impl Job {
         });
         let child = match child {
             Ok(child) => child,
-            Err(error) => return fail(&mut log, chain(&error)),
+            Err(error) => return noted(&mut log, error.ending()),
         };
         let answers = place.as_ref().map(Place::answers).unwrap_or_default();
         self.finish.report(Report::Running(self.finish.slot, child.killer()));
@@ -240,9 +243,14 @@ impl Job {
     }
 }
 
-fn fail(log: &mut LogFile, reason: String) -> Ending {
-    log.note(&format!("the evaluation failed: {reason}"));
-    Ending::Failed(reason)
+/// With a line in the log that says why, as evaluators get that ran.
+fn noted(log: &mut LogFile, ending: Ending) -> Ending {
+    match &ending {
+        Ending::Failed(reason) => log.note(&format!("the evaluation failed: {reason}")),
+        Ending::Aborted(reason) => log.note(&format!("the evaluation was aborted: {reason}")),
+        Ending::Succeeded | Ending::Canceled | Ending::Interrupted => {}
+    }
+    ending
 }
 
 /// Where the log of an evaluation is.

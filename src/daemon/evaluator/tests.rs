@@ -33,7 +33,7 @@ fn request(specification: Specification) -> Request {
 /// A core, the lane its answers come on, and what it asked for, in words.
 struct Bench {
     core: Core,
-    lane: Sender<Evaluated>,
+    lane: Sender<Answer>,
 }
 
 impl Bench {
@@ -45,7 +45,9 @@ impl Bench {
         let word = |effect| match effect {
             Effect::Start(slot, request) => format!("start {slot} {}", request.specification.name),
             Effect::Cut(slot, cut) => format!("cut {slot} {cut:?}"),
-            Effect::Answer(_, evaluated) => {
+            Effect::Answer(_, Answer::Waits(jobset, why)) => format!("{jobset} waits: {why}"),
+            Effect::Answer(_, Answer::Begins) => "begins".to_owned(),
+            Effect::Answer(_, Answer::Ended(evaluated)) => {
                 format!("answer {} {:?}", evaluated.jobset, evaluated.ending)
             }
         };
@@ -134,6 +136,23 @@ fn none_starts_while_paused() {
     assert_eq!(bench.evaluate("b"), [""; 0]);
     assert_eq!(bench.ended(0, "a"), ["answer a Succeeded"]);
     assert_eq!(bench.message(Message::Pause(false)), ["start 1 b"]);
+}
+
+#[test]
+fn none_starts_without_room_and_whoever_asked_hears_of_it_once() {
+    let mut bench = Bench::new(2);
+    bench.evaluate("a");
+    let space = |bench: &mut Bench, short| {
+        let mut out = Vec::new();
+        bench.core.on_space(short, &mut out);
+        Bench::words(out)
+    };
+    assert_eq!(space(&mut bench, Some("full")), [""; 0], "what runs goes on");
+    assert_eq!(bench.evaluate("b"), ["b waits: full"]);
+    assert_eq!(space(&mut bench, Some("fuller")), [""; 0]);
+    assert_eq!(bench.ended(0, "a"), ["answer a Succeeded"]);
+    assert_eq!(space(&mut bench, None), ["begins", "start 1 b"]);
+    assert_eq!(bench.evaluate("c"), ["start 2 c"]);
 }
 
 #[test]

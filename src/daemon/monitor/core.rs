@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::{Message, Reply, Seed};
-use crate::daemon::evaluator::{Evaluated, Request};
+use crate::daemon::evaluator::{Answer, Evaluated, Request};
 use crate::daemon::registry::Refusal;
 use crate::db::promises::Promise;
 use crate::model::evaluation::{Checkout, Ending, EvaluationId};
@@ -32,6 +32,12 @@ const HOLD: Duration = Duration::from_secs(30);
 /// Retries that may wait: a person clicking; beyond this something is wrong.
 const RETRIES: usize = 16;
 
+/// The wait before an evaluation is repeated that a fault here ended; it triples with each try.
+const BACKOFF: Duration = Duration::from_secs(60);
+
+/// How often an evaluation is tried that faults here end: as often as a build, over about 40 minutes.
+const TRIES: u32 = 5;
+
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::daemon) struct Moment {
@@ -46,6 +52,8 @@ pub(in crate::daemon) enum Effect {
     Evaluate(Box<Request>),
     /// Record a look: the error, if it did not work.
     Checked(Option<String>),
+    /// Record that what kept an evaluation waiting is over.
+    Cleared,
     /// Record what is to be answered `Ok`.
     Promise(Promise),
     /// It is done, or cannot be.
@@ -53,16 +61,32 @@ pub(in crate::daemon) enum Effect {
     Answer(Reply, Result<(), Refusal>),
 }
 
-/// An evaluation to repeat, and its commits.
-type Retry = (EvaluationId, Vec<Checkout>);
+/// An evaluation that a person wants repeated.
+#[derive(Debug, PartialEq, Eq)]
+struct Retry {
+    id: EvaluationId,
+    checkouts: Vec<Checkout>,
+    /// Tries that faults here ended.
+    tries: u32,
+    due: Instant,
+}
+
+/// What faults here did to the last evaluation.
+struct Faults {
+    fingerprint: String,
+    tries: u32,
+    /// When a look is to find it again; `None` when that is for others to ask.
+    due: Option<Instant>,
+}
 
 /// What is under way.
 #[derive(Debug, PartialEq, Eq)]
 enum Activity {
     Idle,
-    /// A look at the channels; `stale` when the specification changed since.
+    /// A look at the channels; `stale` when the specification changed since, `asked` when it is more than a poll.
     Looking {
         stale: bool,
+        asked: bool,
     },
     /// A fetch of the commits of an earlier evaluation.
     Retrying(Retry),
@@ -95,6 +119,9 @@ pub(in crate::daemon) struct Core {
     /// When updates of any kind began, newest first.
     updates: VecDeque<Time>,
     last: Option<(String, bool)>,
+    faults: Option<Faults>,
+    /// Why the evaluation that was asked for does not begin.
+    waiting: Option<String>,
     fetch_error: Option<String>,
     evaluation_error: Option<String>,
 }
@@ -108,7 +135,12 @@ impl Core {
             activity: Activity::Idle,
             again: false,
             promised: seed.promised.look,
-            retries: seed.promised.retries.into(),
+            retries: seed
+                .promised
+                .retries
+                .into_iter()
+                .map(|(id, checkouts)| Retry { id, checkouts, tries: 0, due: now.instant })
+                .collect(),
             held: now.instant,
             due: None,
             began: None,
@@ -116,6 +148,8 @@ impl Core {
             triggered: VecDeque::new(),
             updates: VecDeque::new(),
             last: seed.last,
+            faults: None,
+            waiting: None,
             fetch_error: seed.fetch_error,
             evaluation_error: seed.evaluation_error,
         };
@@ -133,7 +167,8 @@ impl Core {
         if self.activity != Activity::Idle {
             return None;
         }
-        let due = if self.retries.is_empty() { self.due } else { Some(self.held) };
+        let retries = self.retries.iter().map(|retry| retry.due);
+        let due = self.due.into_iter().chain(self.repetition()).chain(retries).min();
         due.map(|due| due.max(self.held))
     }
 
@@ -146,7 +181,10 @@ impl Core {
             Activity::Looking { .. } | Activity::Retrying(_) => JobsetStatus::Fetching,
             Activity::Evaluating { .. } => JobsetStatus::Evaluating,
             // About to look: whoever waits for the outcome must not take this for rest.
-            Activity::Idle if self.again || !self.retries.is_empty() => JobsetStatus::Fetching,
+            Activity::Idle if self.again => JobsetStatus::Fetching,
+            Activity::Idle if self.retries.iter().any(|retry| retry.tries == 0) => {
+                JobsetStatus::Fetching
+            }
             Activity::Idle if self.active => JobsetStatus::Idle,
             Activity::Idle => JobsetStatus::Inactive,
         }
@@ -154,7 +192,8 @@ impl Core {
 
     /// Why the last look or evaluation did not work.
     pub(in crate::daemon) fn error(&self) -> Option<&str> {
-        self.fetch_error.as_deref().or(self.evaluation_error.as_deref())
+        let errors = [&self.fetch_error, &self.waiting, &self.evaluation_error];
+        errors.into_iter().flatten().next().map(String::as_str)
     }
 
     pub(in crate::daemon) fn updates(&self) -> Vec<Time> {
@@ -178,7 +217,8 @@ impl Core {
                 out.push(Effect::Answer(reply, answer));
             }
             Message::Retry(id, checkouts, reply) => {
-                let answer = self.on_retry(now, (id, checkouts), out);
+                let retry = Retry { id, checkouts, tries: 0, due: now.instant };
+                let answer = self.on_retry(now, retry, out);
                 out.push(Effect::Answer(reply, answer));
             }
             Message::Update(specification) => self.on_update(now, *specification, out),
@@ -194,7 +234,7 @@ impl Core {
     pub(in crate::daemon) fn on_unpromised(&mut self, promise: Promise) {
         match promise {
             Promise::Look => self.promised = false,
-            Promise::Retry(id) => self.retries.retain(|(waiting, _)| *waiting != id),
+            Promise::Retry(id) => self.retries.retain(|waiting| waiting.id != id),
         }
     }
 
@@ -204,9 +244,9 @@ impl Core {
         result: Result<Vec<Checkout>, String>,
         out: &mut Vec<Effect>,
     ) {
-        let retry = match std::mem::replace(&mut self.activity, Activity::Idle) {
-            Activity::Retrying(retry) => Some(retry),
-            Activity::Looking { stale: false } if self.active => None,
+        let (retry, asked) = match std::mem::replace(&mut self.activity, Activity::Idle) {
+            Activity::Retrying(retry) => (Some(retry), true),
+            Activity::Looking { stale: false, asked } if self.active => (None, asked),
             // Answers about channels that are no longer watched, or of a jobset put to rest.
             Activity::Looking { .. } => return self.settle(now, out),
             other @ (Activity::Idle | Activity::Evaluating { .. }) => {
@@ -218,7 +258,8 @@ impl Core {
             Ok(checkouts) => {
                 self.fetch_error = None;
                 let fingerprint = fingerprint(&self.specification, &checkouts);
-                if retry.is_some() || self.last.as_ref() != Some(&(fingerprint.clone(), false)) {
+                if retry.is_some() || self.is_wanted(now, &fingerprint, asked) {
+                    self.heed_faults(&fingerprint, retry.is_some(), asked);
                     out.push(Effect::Evaluate(Box::new(Request {
                         specification: self.specification.clone(),
                         fingerprint: fingerprint.clone(),
@@ -227,6 +268,11 @@ impl Core {
                     })));
                     self.activity = Activity::Evaluating { fingerprint, retry };
                 } else {
+                    // What was to be repeated is no longer there.
+                    self.faults.take_if(|faults| {
+                        faults.fingerprint != fingerprint
+                            || faults.due.is_some_and(|due| due <= now.instant)
+                    });
                     self.keep_promise(out);
                 }
                 out.push(Effect::Checked(None));
@@ -234,6 +280,10 @@ impl Core {
             Err(error) => {
                 self.fetch_error = Some(error.clone());
                 out.push(Effect::Checked(Some(error)));
+                if let Some(Faults { due: Some(due), tries, .. }) = &mut self.faults {
+                    // The look may have been for a repetition.
+                    *due = (*due).max(now.instant + backoff(*tries));
+                }
                 match retry {
                     Some(retry) => self.keep_retry(&retry, out),
                     None => self.keep_promise(out),
@@ -243,22 +293,49 @@ impl Core {
         self.settle(now, out);
     }
 
-    pub(in crate::daemon) fn on_evaluated(
+    pub(in crate::daemon) fn on_answer(
         &mut self,
         now: Moment,
-        answer: Evaluated,
+        answer: Answer,
         out: &mut Vec<Effect>,
     ) {
+        match answer {
+            Answer::Waits(_, why) => {
+                let error = format!("no space for an evaluation: {why}");
+                self.waiting = Some(error.clone());
+                out.push(Effect::Checked(Some(error)));
+            }
+            Answer::Begins => {
+                self.waiting = None;
+                out.push(Effect::Cleared);
+            }
+            Answer::Ended(evaluated) => self.on_evaluated(now, evaluated, out),
+        }
+    }
+
+    fn on_evaluated(&mut self, now: Moment, answer: Evaluated, out: &mut Vec<Effect>) {
+        if self.waiting.take().is_some() {
+            out.push(Effect::Cleared);
+        }
         let Activity::Evaluating { fingerprint, retry } = &mut self.activity else { return };
         let (fingerprint, retry) = (std::mem::take(fingerprint), retry.take());
         self.activity = Activity::Idle;
+        if answer.evaluation.is_none() && retry.is_none() {
+            self.faults = None;
+        }
         match (answer.evaluation, answer.ending) {
+            (Some(_), Ending::Aborted(why)) => {
+                self.last = Some((fingerprint.clone(), true));
+                self.evaluation_error = Some(why);
+                self.on_fault(now, fingerprint, retry, out);
+            }
             (Some(_), ending) => {
                 let interrupted = ending == Ending::Interrupted;
+                self.heed_faults(&fingerprint, retry.is_some(), true);
                 self.last = Some((fingerprint, interrupted));
                 match ending {
                     Ending::Succeeded => self.evaluation_error = None,
-                    Ending::Failed(why) => self.evaluation_error = Some(why),
+                    Ending::Failed(why) | Ending::Aborted(why) => self.evaluation_error = Some(why),
                     Ending::Canceled | Ending::Interrupted => {}
                 }
                 match retry {
@@ -267,7 +344,7 @@ impl Core {
                     None => self.keep_promise(out),
                 }
             }
-            (None, Ending::Failed(why)) => {
+            (None, Ending::Failed(why) | Ending::Aborted(why)) => {
                 let error = format!("an evaluation could not begin: {why}");
                 self.evaluation_error = Some(error.clone());
                 out.push(Effect::Checked(Some(error)));
@@ -295,6 +372,69 @@ impl Core {
         self.settle(now, out);
     }
 
+    /// Whether what a look found is to be evaluated.
+    fn is_wanted(&self, now: Moment, fingerprint: &str, asked: bool) -> bool {
+        match &self.last {
+            Some((last, repeat)) if last == fingerprint => {
+                // What a fault here ended is not repeated by every poll, but when it is time.
+                let time = match &self.faults {
+                    Some(faults) if faults.fingerprint == fingerprint => {
+                        asked || faults.due.is_some_and(|due| due <= now.instant)
+                    }
+                    Some(_) | None => true,
+                };
+                *repeat && time
+            }
+            Some(_) | None => true,
+        }
+    }
+
+    /// A fault here ended an evaluation: it is repeated later, until its tries are spent.
+    fn on_fault(
+        &mut self,
+        now: Moment,
+        fingerprint: String,
+        retry: Option<Retry>,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(retry) = retry {
+            let tries = retry.tries + 1;
+            if self.faults.as_ref().is_none_or(|faults| faults.fingerprint == fingerprint) {
+                self.faults = Some(Faults { fingerprint, tries, due: None });
+            }
+            if tries < TRIES {
+                // It stays promised.
+                let due = now.instant + backoff(tries);
+                self.retries.push_back(Retry { tries, due, ..retry });
+            } else {
+                self.keep_retry(&retry, out);
+            }
+            return;
+        }
+        let tries = self.faults.as_ref().map_or(0, |faults| faults.tries) + 1;
+        let due = (tries < TRIES).then(|| now.instant + backoff(tries));
+        self.faults = Some(Faults { fingerprint, tries, due });
+        // The books have it as an evaluation to be repeated.
+        self.keep_promise(out);
+    }
+
+    /// This is evaluated: what faults did to others before is forgotten, or to the same when somebody `asked`. A retry
+    /// of others leaves the repetition to a look.
+    fn heed_faults(&mut self, fingerprint: &str, is_retry: bool, asked: bool) {
+        let Some(faults) = &mut self.faults else { return };
+        match faults.fingerprint == fingerprint {
+            true if asked => self.faults = None,
+            true => faults.due = None,
+            false if is_retry => {}
+            false => self.faults = None,
+        }
+    }
+
+    /// When a look is due for the sake of an evaluation that a fault here ended.
+    fn repetition(&self) -> Option<Instant> {
+        self.faults.as_ref().and_then(|faults| faults.due).filter(|_| self.active)
+    }
+
     /// A look that was asked for has been made, unless another one was asked for since.
     fn keep_promise(&mut self, out: &mut Vec<Effect>) {
         if self.promised && !self.again {
@@ -309,9 +449,9 @@ impl Core {
     }
 
     /// A retry has been made, or cannot be; unless the same was asked for once more.
-    fn keep_retry(&self, (id, _): &Retry, out: &mut Vec<Effect>) {
-        if self.retries.iter().all(|(waiting, _)| waiting != id) {
-            out.push(Effect::Settle(Promise::Retry(*id)));
+    fn keep_retry(&self, retry: &Retry, out: &mut Vec<Effect>) {
+        if self.retries.iter().all(|waiting| waiting.id != retry.id) {
+            out.push(Effect::Settle(Promise::Retry(retry.id)));
         }
     }
 
@@ -348,11 +488,14 @@ impl Core {
         retry: Retry,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
-        if !self.retries.iter().any(|(id, _)| *id == retry.0) {
+        if let Some(waiting) = self.retries.iter_mut().find(|waiting| waiting.id == retry.id) {
+            // Now, and not when a backoff is over.
+            *waiting = retry;
+        } else {
             if self.retries.len() >= RETRIES {
                 return Err(Refusal::Conflict("too many retries wait already".to_owned()));
             }
-            out.push(Effect::Promise(Promise::Retry(retry.0)));
+            out.push(Effect::Promise(Promise::Retry(retry.id)));
             self.retries.push_back(retry);
         }
         if self.activity == Activity::Idle {
@@ -373,7 +516,7 @@ impl Core {
             if self.began.is_some() { latest } else { self.due.unwrap_or(latest).min(latest) };
         self.due = Some(due);
         if differs {
-            if let Activity::Looking { stale } = &mut self.activity {
+            if let Activity::Looking { stale, .. } = &mut self.activity {
                 *stale = true;
             }
             self.promised = true; // By the registry, with the specification.
@@ -391,7 +534,7 @@ impl Core {
             self.promised = true; // By the registry, with the change.
             self.look_soon(now, out);
         } else {
-            (self.due, self.again) = (None, false);
+            (self.due, self.again, self.faults) = (None, false, None);
         }
     }
 
@@ -408,12 +551,14 @@ impl Core {
         if self.activity != Activity::Idle || now.instant < self.held {
             return;
         }
-        if let Some((id, checkouts)) = self.retries.pop_front() {
-            out.push(Effect::Fetch(pinned(&self.specification, &checkouts)));
-            self.activity = Activity::Retrying((id, checkouts));
+        let retry = self.retries.iter().position(|retry| retry.due <= now.instant);
+        let mut looks = self.due.into_iter().chain(self.repetition());
+        if let Some(retry) = retry.and_then(|first| self.retries.remove(first)) {
+            out.push(Effect::Fetch(pinned(&self.specification, &retry.checkouts)));
+            self.activity = Activity::Retrying(retry);
             self.decided = now.wall;
-        } else if self.active && (self.again || self.due.is_some_and(|due| due <= now.instant)) {
-            self.activity = Activity::Looking { stale: false };
+        } else if self.active && (self.again || looks.any(|due| due <= now.instant)) {
+            self.activity = Activity::Looking { stale: false, asked: self.again };
             self.again = false;
             self.decided = now.wall;
             self.began = Some(now.instant);
@@ -441,6 +586,11 @@ pub(in crate::daemon) fn effective_period(
 /// Whether the jobs could differ between the two.
 pub(in crate::daemon) fn decides_jobs(old: &Specification, new: &Specification) -> bool {
     old.channels != new.channels || old.evaluator != new.evaluator || old.systems != new.systems
+}
+
+/// The wait after this many tries that faults here ended.
+fn backoff(tries: u32) -> Duration {
+    BACKOFF * 3_u32.pow(tries.clamp(1, TRIES) - 1)
 }
 
 /// Where in the first period a jobset's first poll falls, 0 to 1: the same at every start, and as good as

@@ -62,7 +62,7 @@ impl fmt::Display for Error {
             Self::Guix(message) => f.write_str(message),
             Self::Ended(How::Code(code)) => write!(f, "guix repl: exit status {code}"),
             Self::Ended(How::Signal(signal)) => write!(f, "guix repl: signal {signal}"),
-            Self::Ended(How::NotStarted(why)) => {
+            Self::Ended(How::NotStarted(why) | How::Prevented(why)) => {
                 write!(f, "cannot start Guix, which evaluates: {why}")
             }
             Self::Ended(How::Lost) => f.write_str("the process that watches over Guix was killed"),
@@ -191,9 +191,14 @@ impl Run {
         match (exit.how, self.said) {
             (How::Code(0), _) => Error::Incomplete,
             (How::Code(_), Some(said)) => Error::Guix(said),
-            (how @ (How::Code(_) | How::Signal(_) | How::NotStarted(_) | How::Lost), _) => {
-                Error::Ended(how)
-            }
+            (
+                how @ (How::Code(_)
+                | How::Signal(_)
+                | How::NotStarted(_)
+                | How::Prevented(_)
+                | How::Lost),
+                _,
+            ) => Error::Ended(how),
         }
     }
 

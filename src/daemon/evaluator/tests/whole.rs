@@ -24,8 +24,8 @@ struct Whole {
     reader: Reader,
     settings: Settings,
     told: Receiver<Changes>,
-    lane: Sender<Evaluated>,
-    evaluated: Receiver<Evaluated>,
+    lane: Sender<Answer>,
+    answers: Receiver<Answer>,
 }
 
 impl Whole {
@@ -52,8 +52,10 @@ impl Whole {
         let settings = Settings {
             max_evaluations: 2,
             paused: false,
+            state_directory: path.to_owned(),
             cache_directory: path.join("cache"),
             log_directory: path.join("log"),
+            minimum_disk_space: 0,
             max_log_size: 1000,
             memory: None,
             job_user: None,
@@ -67,8 +69,8 @@ impl Whole {
         let handle =
             spawn_telling(&spawner, tools, settings.clone(), (Arc::new(tell), Arc::new(|_| {})))
                 .unwrap();
-        let (lane, evaluated) = bounded(8);
-        Self { directory, threads, handle, reader, settings, told, lane, evaluated }
+        let (lane, answers) = bounded(8);
+        Self { directory, threads, handle, reader, settings, told, lane, answers }
     }
 
     fn start(&self, jobset: &str, script: &str) {
@@ -77,7 +79,10 @@ impl Whole {
     }
 
     fn end(&self) -> Evaluated {
-        self.evaluated.recv_timeout(LONG).unwrap()
+        match self.answers.recv_timeout(LONG).unwrap() {
+            Answer::Ended(evaluated) => evaluated,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn run(&self, script: &str) -> (EvaluationId, Ending) {
@@ -189,9 +194,13 @@ fn a_stop_interrupts_what_runs() {
     let whole = Whole::new();
     whole.start("a", &format!("echo '{}'; sleep 1000", line("one")));
     whole.told.recv_timeout(LONG).unwrap();
-    let Whole { threads, handle, evaluated, reader, directory, .. } = whole;
+    let Whole { threads, handle, answers, reader, directory, .. } = whole;
     drop((threads.stop, handle));
-    assert_eq!(evaluated.recv_timeout(LONG).unwrap().ending, Ending::Interrupted);
+    let answer = answers.recv_timeout(LONG).unwrap();
+    assert!(
+        matches!(&answer, Answer::Ended(ended) if ended.ending == Ending::Interrupted),
+        "{answer:?}"
+    );
     let last = evaluations::last_fingerprint(&reader, &name("a")).unwrap();
     assert_eq!(last, Some(("f".to_owned(), true)));
     let all_gone = threads.all_gone.recv_timeout(LONG);
@@ -201,7 +210,7 @@ fn a_stop_interrupts_what_runs() {
 }
 
 #[test]
-fn a_panic_fails_one_evaluation_and_no_more() {
+fn a_panic_aborts_one_evaluation_and_no_more() {
     let (sender, told) = bounded(8);
     let whole = Whole::telling(told, move |changes| {
         assert!(changes.scheduled.is_empty(), "boom");
@@ -209,9 +218,29 @@ fn a_panic_fails_one_evaluation_and_no_more() {
     });
     for job in ["one", "two", "three"] {
         let (_, ending) = whole.run(&format!("echo '{}'; sleep 1000", line(job)));
-        assert_eq!(ending, Ending::Failed("internal error: boom".to_owned()));
+        assert_eq!(ending, Ending::Aborted("internal error: boom".to_owned()));
     }
     assert_eq!(whole.run("true").1, Ending::Succeeded);
+}
+
+#[test]
+fn what_cannot_be_prepared_is_a_fault_of_ours() {
+    let whole = Whole::new();
+    fs::create_dir_all(whole.settings.cache_directory.join("jobsets")).unwrap();
+    // In the way of a directory.
+    fs::write(whole.settings.cache_directory.join("jobsets/a"), "").unwrap();
+    let (id, ending) = whole.run("true");
+    let Ending::Aborted(why) = ending else { panic!("{ending:?}") };
+    assert!(why.starts_with("cannot prepare "), "{why}");
+    let evaluation = whole.evaluation(id);
+    assert_eq!(
+        (evaluation.status, evaluation.error),
+        (EvaluationStatus::Aborted, Some(why.clone()))
+    );
+    let jobset = jobsets::get(&whole.reader, &name("a")).unwrap().unwrap();
+    assert_eq!(jobset.error, Some(why));
+    let last = evaluations::last_fingerprint(&whole.reader, &name("a")).unwrap();
+    assert_eq!(last, Some(("f".to_owned(), true)), "to be repeated");
 }
 
 #[test]
@@ -220,5 +249,5 @@ fn what_cannot_begin_is_answered() {
     whole.start("gone", "true");
     let evaluated = whole.end();
     assert_eq!(evaluated.evaluation, None);
-    assert_eq!(evaluated.ending, Ending::Failed("there is no jobset gone".to_owned()));
+    assert_eq!(evaluated.ending, Ending::Aborted("there is no jobset gone".to_owned()));
 }

@@ -113,7 +113,8 @@ impl Bench {
 
     fn answered(&mut self, evaluation: Option<EvaluationId>, ending: Ending) {
         let jobset = self.core.specification.name.clone();
-        self.core.on_evaluated(self.now, Evaluated { jobset, evaluation, ending }, &mut self.out);
+        let answer = Answer::Ended(Evaluated { jobset, evaluation, ending });
+        self.core.on_answer(self.now, answer, &mut self.out);
     }
 
     fn tell(&mut self, message: impl FnOnce(Reply) -> Message) -> Result<(), Refusal> {
@@ -155,6 +156,7 @@ impl Bench {
             Effect::Evaluate(request) => Some(format!("evaluate {}", request.checkouts[0].commit)),
             Effect::Checked(None) => Some("checked".to_owned()),
             Effect::Checked(Some(error)) => Some(format!("error {error}")),
+            Effect::Cleared => Some("cleared".to_owned()),
             Effect::Answer(..) => unreachable!(),
         };
         self.out.drain(..).filter_map(say).collect()
@@ -275,6 +277,141 @@ fn an_interrupted_evaluation_is_repeated_and_a_canceled_one_is_not() {
     assert_eq!(bench.core.error(), Some("exit status 1"));
 }
 
+fn full() -> Ending {
+    Ending::Aborted("disk full".to_owned())
+}
+
+#[test]
+fn what_a_fault_here_ended_is_repeated_with_backoff_until_the_tries_are_spent() {
+    let mut bench = Bench::settled();
+    assert_eq!(bench.trigger(), Ok(()));
+    bench.fetched(Ok("b"));
+    bench.evaluated(full());
+    bench.did();
+    for wait in [60, 180, 540, 1620] {
+        assert_eq!(bench.core.error(), Some("disk full"));
+        assert_eq!(bench.core.status(), JobsetStatus::Idle);
+        let since = bench.now.instant;
+        loop {
+            bench.run_deadline();
+            assert_eq!(bench.did(), ["fetch Head"]);
+            bench.fetched(Ok("b"));
+            if bench.did() == ["evaluate b", "checked"] {
+                break;
+            }
+        }
+        assert_eq!(bench.now.instant - since, Duration::from_secs(wait), "polls do not hasten it");
+        bench.evaluated(full());
+    }
+    for _ in 0..10 {
+        bench.run_deadline();
+        bench.fetched(Ok("b"));
+        assert_eq!(bench.did(), ["fetch Head", "checked"], "it stays so");
+    }
+    assert_eq!(bench.core.error(), Some("disk full"));
+    // Until somebody asks …
+    assert_eq!(bench.trigger(), Ok(()));
+    bench.fetched(Ok("b"));
+    assert_eq!(bench.did(), ["fetch Head", "evaluate b", "checked"]);
+    bench.evaluated(full());
+    assert_eq!(bench.core.deadline(), Some(bench.now.instant + BACKOFF), "all tries again");
+    // … or there is something else to evaluate.
+    bench.run_deadline();
+    bench.fetched(Ok("c"));
+    assert_eq!(bench.did(), ["fetch Head", "evaluate c", "checked"]);
+    bench.evaluated(Ending::Succeeded);
+    assert_eq!(bench.core.error(), None);
+    bench.run_deadline();
+    bench.fetched(Ok("c"));
+    assert_eq!(bench.did(), ["fetch Head", "checked"]);
+}
+
+#[test]
+fn a_repetition_that_finds_no_channels_is_tried_again_later() {
+    let mut bench = Bench::settled();
+    bench.run_deadline();
+    bench.fetched(Ok("b"));
+    bench.evaluated(full());
+    bench.run_deadline();
+    bench.did();
+    bench.fetched(Err("unreachable"));
+    assert_eq!(bench.did(), ["error unreachable"]);
+    assert_eq!(bench.core.deadline(), Some(bench.now.instant + BACKOFF));
+    // A retry of others does not stand in for it.
+    assert_eq!(bench.retry(), Ok(()));
+    bench.fetched(Ok("a"));
+    bench.evaluated(Ending::Succeeded);
+    bench.did();
+    assert_eq!(bench.core.deadline(), Some(bench.now.instant + BACKOFF));
+    bench.run_deadline();
+    bench.fetched(Ok("b"));
+    assert_eq!(bench.did(), ["fetch Head", "evaluate b", "checked"]);
+    // Nor is it repeated when it is no longer the newest.
+    bench.evaluated(full());
+    assert_eq!(bench.retry(), Ok(()));
+    bench.fetched(Ok("a"));
+    bench.evaluated(Ending::Succeeded);
+    bench.run_deadline();
+    bench.did();
+    bench.fetched(Ok("a"));
+    assert_eq!(bench.did(), ["checked"]);
+    assert_eq!(bench.core.deadline(), Some(bench.now.instant + PERIOD));
+}
+
+#[test]
+fn a_retry_that_a_fault_here_ended_is_repeated_beside_the_polls() {
+    let mut bench = Bench::settled();
+    assert_eq!(bench.retry(), Ok(()));
+    bench.fetched(Ok("a"));
+    bench.evaluated(full());
+    bench.did();
+    assert!(!bench.promises().contains(&"settle Retry(EvaluationId(1))".to_owned()));
+    assert_eq!(bench.core.deadline(), Some(bench.now.instant + BACKOFF));
+    // The newest commit is as good as any meanwhile.
+    assert_eq!(bench.trigger(), Ok(()));
+    bench.fetched(Ok("b"));
+    bench.evaluated(Ending::Succeeded);
+    bench.did();
+    for wait in [60, 180, 540, 1620] {
+        bench.core.due = None;
+        let since = bench.now.instant;
+        bench.run_deadline();
+        assert_eq!(bench.now.instant - since, Duration::from_secs(wait));
+        bench.fetched(Ok("a"));
+        bench.evaluated(full());
+        assert_eq!(bench.did(), ["fetch Commit(\"a\")", "evaluate a", "checked"]);
+    }
+    assert_eq!(bench.promises().last().unwrap(), "settle Retry(EvaluationId(1))");
+    assert_eq!(bench.core.deadline(), None);
+    // Asked for once more, it is made at once.
+    assert_eq!(bench.retry(), Ok(()));
+    bench.fetched(Ok("a"));
+    bench.evaluated(full());
+    assert_eq!(bench.retry(), Ok(()));
+    bench.did();
+    assert_eq!(bench.core.status(), JobsetStatus::Fetching);
+}
+
+#[test]
+fn an_evaluation_that_waits_for_room_says_so_until_it_begins() {
+    let mut bench = Bench::settled();
+    bench.run_deadline();
+    bench.fetched(Ok("b"));
+    bench.did();
+    let waits = || Answer::Waits(JobsetName::new("hello").unwrap(), "3 bytes free".to_owned());
+    bench.core.on_answer(bench.now, waits(), &mut bench.out);
+    let error = "no space for an evaluation: 3 bytes free";
+    assert_eq!(bench.core.error(), Some(error));
+    assert_eq!(bench.did(), [format!("error {error}")]);
+    bench.core.on_answer(bench.now, Answer::Begins, &mut bench.out);
+    assert_eq!(bench.core.error(), None);
+    assert_eq!(bench.did(), ["cleared"]);
+    bench.core.on_answer(bench.now, waits(), &mut bench.out);
+    bench.answered(None, Ending::Canceled);
+    assert_eq!(bench.core.error(), None);
+    assert_eq!(bench.did(), [format!("error {error}"), "cleared".to_owned()]);
+}
+
 #[test]
 fn a_refused_evaluation_is_tried_at_the_next_period() {
     let mut bench = Bench::settled();
@@ -291,7 +428,6 @@ fn a_refused_evaluation_is_tried_at_the_next_period() {
 #[test]
 fn an_evaluation_that_cannot_begin_is_said_and_tried_again() {
     let mut bench = Bench::settled();
-    let full = || Ending::Failed("disk full".to_owned());
     let said = "error an evaluation could not begin: disk full";
     assert_eq!(bench.trigger(), Ok(()));
     assert_eq!(bench.retry(), Ok(()));
