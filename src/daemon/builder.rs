@@ -31,6 +31,7 @@ use self::state::Builder;
 use self::store::{Care, StoreDaemon};
 use crate::actor::pool::Pool;
 use crate::actor::{Gone, PATIENCE, Spawner, Stop, ask, fault};
+use crate::daemon::space::Disks;
 use crate::daemon::{Config, updater};
 use crate::db::builds::Changes;
 use crate::db::{Database, Error};
@@ -212,6 +213,15 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Where builds write.
+    fn disks(&self) -> Disks {
+        Disks::new(vec![
+            self.state_directory.clone(),
+            self.cache_directory.clone(),
+            self.log_directory.clone(),
+        ])
+    }
+
     /// Store daemons are where the environment says.
     pub(crate) fn of(config: &Config) -> Result<Self, AddressError> {
         let daemons = config.backends.daemons().iter();

@@ -15,6 +15,10 @@ const FRESH: Duration = Duration::from_secs(1);
 /// While there is none it is measured this often, as nobody tells when a disk gets emptier.
 const RECHECK: Duration = Duration::from_secs(5);
 
+/// Where a write failed although there is room by our measure, a quota or inodes must be spent: then only another try
+/// can tell, which costs a write or two.
+const REFUSED: Duration = Duration::from_secs(60);
+
 /// Directories that work writes to, on one file system or on several.
 pub(super) struct Disks(Vec<PathBuf>);
 
@@ -99,6 +103,12 @@ impl Space {
         self.wait = if self.is_short() { RECHECK } else { FRESH };
     }
 
+    /// A write failed for want of space: why.
+    pub(super) fn on_refused(&mut self, now: Instant, why: &str) {
+        self.set(now, Some(why.to_owned()));
+        self.wait = REFUSED;
+    }
+
     fn set(&mut self, now: Instant, short: Option<String>) {
         match (&short, self.is_short()) {
             (Some(why), false) => log::warn!(target: self.target, "{} wait: {why}", self.what),
@@ -134,6 +144,8 @@ mod tests {
         assert_eq!(space.shortage(), Some(why), "what was known stays so");
         space.on_measured(t0 + FRESH + RECHECK * 2, room(100));
         assert!(!space.is_short());
+        space.on_refused(t0, "a quota");
+        assert_eq!((space.shortage(), space.due()), (Some("a quota"), Some(t0 + REFUSED)));
     }
 
     #[test]

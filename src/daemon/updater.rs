@@ -26,9 +26,6 @@ const INBOX: usize = 64;
 /// How long a stop waits for looks to end after they were killed: their processes take milliseconds to die.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// How long the commits of an earlier evaluation may take to be there again, behind other fetches.
-const PRESENT: Duration = Duration::from_secs(1800);
-
 /// How long whoever waits for that goes without looking whether to stop: a rare wait.
 const GLANCE: Duration = Duration::from_millis(200);
 
@@ -214,11 +211,12 @@ impl Handle {
     }
 
     /// The checkouts themselves if they are all there; or else the same commits, checked out again. For whoever had to
-    /// wait for longer than unused checkouts are kept, and can go on waiting.
+    /// wait for longer than unused checkouts are kept, and can go on waiting for `patience`; the fetch goes on after that.
     pub(crate) fn present<'a>(
         &self,
         jobset: &JobsetName,
         checkouts: &'a [Checkout],
+        patience: Duration,
         canceled: &dyn Fn() -> bool,
     ) -> Result<Cow<'a, [Checkout]>, Absent> {
         if checkouts.iter().all(|checkout| checkout.directory.is_dir()) {
@@ -227,16 +225,13 @@ impl Handle {
         let (lane, answer) = bounded(1);
         let channels = checkouts.iter().map(Checkout::pinned).collect();
         self.fetch(jobset, channels, lane).map_err(|_| Absent::Canceled)?;
-        let deadline = clock::now() + PRESENT;
+        let deadline = clock::now() + patience;
         loop {
             match answer.recv_timeout(GLANCE) {
                 Ok(fetched) => return fetched.result.map(Cow::Owned).map_err(Absent::Failed),
                 Err(RecvTimeoutError::Timeout) if canceled() => return Err(Absent::Canceled),
                 Err(RecvTimeoutError::Timeout) if clock::now() < deadline => {}
-                Err(RecvTimeoutError::Timeout) => {
-                    let why = format!("no answer in {} s", PRESENT.as_secs());
-                    return Err(Absent::Failed(why));
-                }
+                Err(RecvTimeoutError::Timeout) => return Err(Absent::Late),
                 Err(RecvTimeoutError::Disconnected) => return Err(Absent::Canceled),
             }
         }
@@ -247,6 +242,8 @@ impl Handle {
 #[derive(Debug)]
 pub(crate) enum Absent {
     Failed(String),
+    /// They may come yet.
+    Late,
     /// Whoever asked is to stop, or the daemon is.
     Canceled,
 }

@@ -127,6 +127,10 @@ pub(crate) enum Outcome {
     DependencyFailed(String),
     /// The infrastructure broke: why. The build is tried again, with backoff.
     Aborted(String),
+    /// There was no room for it on a disk: why. It waits for room, and no try is spent.
+    NoSpace(String),
+    /// Something has to come first that takes its time: what. Scheduled again for later, and no try is spent.
+    Postponed(String),
     /// Our own stop ended it: scheduled again at once, and no try is spent.
     Interrupted,
 }

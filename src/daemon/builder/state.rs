@@ -79,11 +79,7 @@ impl Builder {
             books,
             batch: Batch::default(),
             space: Space::new("builder", "builds", settings.minimum_disk_space),
-            disks: Disks::new(vec![
-                settings.state_directory.clone(),
-                settings.cache_directory.clone(),
-                settings.log_directory.clone(),
-            ]),
+            disks: settings.disks(),
             unread: BTreeSet::new(),
             reread: None,
         };
@@ -144,6 +140,9 @@ impl Builder {
         match report {
             Report::Ended { id, attempt, outcome } => {
                 if self.queue.over(id, attempt) {
+                    if let Outcome::NoSpace(why) = &outcome {
+                        self.on_no_space(why);
+                    }
                     self.placed.remove(&id);
                     self.batch.ends.push(End { id, attempt, outcome });
                 } else {
@@ -391,6 +390,16 @@ impl Builder {
         }
         let running = builds::running(&tx)?.into_iter();
         Ok((entries, running.map(|(id, attempt, _)| (id, attempt)).collect()))
+    }
+
+    /// There was none for a build, whatever was measured last.
+    fn on_no_space(&mut self, why: &str) {
+        let now = clock::now();
+        self.measure(now);
+        if !self.space.is_short() {
+            self.space.on_refused(now, why);
+            self.queue.set_short_of_space(true);
+        }
     }
 
     fn measure(&mut self, now: Instant) {

@@ -337,6 +337,26 @@ fn nothing_starts_without_space_on_the_disk() {
 }
 
 #[test]
+fn a_build_that_found_no_space_waits_for_it_and_one_that_is_postponed_for_its_time() {
+    let place = place();
+    let life = Life::begin(&place);
+    life.register(vec![job("a", &[]), job("b", &[])]);
+    let (a, b) = (life.next(), life.next());
+    life.report(&a, Outcome::Postponed("the checkout is not there".to_owned()));
+    life.wait_for_reason("a", "retry at ");
+    // Also where a measurement says that there is room.
+    life.report(&b, Outcome::NoSpace("no space left".to_owned()));
+    life.wait_for_reason("b", "no space");
+    for (name, error) in [("a", "the checkout is not there"), ("b", "no space left")] {
+        let build = life.build(name);
+        assert_eq!((build.status, build.attempts), (BuildStatus::Scheduled, 0));
+        assert_eq!(build.error.as_deref(), Some(error));
+    }
+    assert!(life.orders.is_empty());
+    life.end(&[]);
+}
+
+#[test]
 fn a_sweep_finds_what_nobody_told() {
     let place = place();
     let life = Life::begin(&place);

@@ -5,6 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -25,6 +26,9 @@ use crate::model::evaluation::{Checkout, Ending, EvaluationId};
 use crate::model::spec::JobsetName;
 use crate::sys::clock;
 use crate::sys::process::Launcher;
+
+/// How long the commits may take to be checked out again, behind other fetches: it keeps a slot, and is repeated.
+const CHECKOUT: Duration = Duration::from_secs(300);
 
 /// What every evaluation works with.
 #[derive(Clone)]
@@ -174,14 +178,20 @@ impl Job {
         let log = log_path(settings, id);
         let mut log = LogFile::create(&log, id, settings.max_log_size);
         // It may have waited for a slot for longer than checkouts are kept.
-        let present =
-            self.tools.updater.present(&request.specification.name, &request.checkouts, &|| {
-                !self.cuts.is_empty()
-            });
+        let present = self.tools.updater.present(
+            &request.specification.name,
+            &request.checkouts,
+            CHECKOUT,
+            &|| !self.cuts.is_empty(),
+        );
         let checkouts = match present {
             Ok(checkouts) => checkouts,
             Err(Absent::Failed(why)) => {
                 return noted(&mut log, Ending::Aborted(format!("cannot check out again: {why}")));
+            }
+            Err(Absent::Late) => {
+                let why = format!("its commits are not checked out after {} s", CHECKOUT.as_secs());
+                return noted(&mut log, Ending::Aborted(why));
             }
             Err(Absent::Canceled) => {
                 return match self.cuts.try_recv() {

@@ -14,12 +14,16 @@ use crate::model::build::{BuildId, Kind, Need, Order, Outcome};
 use crate::model::event::What;
 use crate::model::job::ProcessWork;
 use crate::model::status::BuildStatus;
+use crate::model::time::Time;
 
 /// How often a build is tried whose tries are aborted: with the waits between them, for about 40 minutes.
 const TRIES: i64 = 5;
 
 /// The wait after the first aborted try; it triples with each.
 const BACKOFF: Duration = Duration::from_secs(60);
+
+/// The wait of a build that has to let something else come first: the first backoff.
+const POSTPONED: Duration = BACKOFF;
 
 /// A build that was running when the daemon died so often in a row is held to be the cause.
 const DEATHS: i64 = 3;
@@ -146,9 +150,20 @@ pub(crate) fn end(
             let power = u32::try_from(known.attempts - 1).unwrap_or(0);
             let retry_at = work.tx.now.after(BACKOFF * 3_u32.saturating_pow(power));
             put_back(&mut work, &known)?;
-            work.conn()
-                .prepare_cached("UPDATE builds SET retry_at = ?2, error = ?3 WHERE id = ?1")?
-                .execute(params![id, retry_at, why])?;
+            note_wait(&work, id, Some(retry_at), why)?;
+            work.settle(id)?;
+        }
+        Outcome::NoSpace(why) => {
+            put_back(&mut work, &known)?;
+            take_back_try(&work, id)?;
+            note_wait(&work, id, None, why)?;
+            work.settle(id)?;
+        }
+        Outcome::Postponed(why) => {
+            let retry_at = work.tx.now.after(POSTPONED);
+            put_back(&mut work, &known)?;
+            take_back_try(&work, id)?;
+            note_wait(&work, id, Some(retry_at), why)?;
             work.settle(id)?;
         }
         Outcome::Interrupted => {
@@ -181,6 +196,19 @@ fn put_back(work: &mut Work<'_, '_>, known: &Known) -> Result<(), Error> {
         )?
         .execute([known.id])?;
     work.moved(known, BuildStatus::Scheduled)
+}
+
+/// Why a build that was put back waits, and until when.
+fn note_wait(
+    work: &Work<'_, '_>,
+    id: BuildId,
+    retry_at: Option<Time>,
+    why: &str,
+) -> Result<(), Error> {
+    work.conn()
+        .prepare_cached("UPDATE builds SET retry_at = ?2, error = ?3 WHERE id = ?1")?
+        .execute(params![id, retry_at, why])?;
+    Ok(())
 }
 
 fn take_back_try(work: &Work<'_, '_>, id: BuildId) -> Result<(), Error> {

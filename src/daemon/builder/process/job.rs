@@ -35,6 +35,10 @@ const FULL: u64 = 64 << 20;
 /// The longest read of a child, which is also what is kept in memory of a build's output.
 const BUFFER: usize = 64 << 10;
 
+/// How long a build holds its slot while its commit is checked out again, which goes on without it: a remote that
+/// answers does so in that time, and behind one that does not others can build.
+const CHECKOUT: Duration = Duration::from_secs(30);
+
 /// How long taking what a build leaves may take: a disk image of some hundred gigabytes.
 const COLLECTING: Duration = Duration::from_secs(600);
 
@@ -52,6 +56,12 @@ enum Trouble {
     Failed(String),
     /// Something here broke: doing what.
     Io(String, io::Error),
+    /// Likewise, before anything of the build ran.
+    Prepare(String, io::Error),
+    /// Its log cannot be written.
+    Log(io::Error),
+    /// It cannot begin yet: why.
+    Postponed(String),
     Aborted(String),
     Canceled,
 }
@@ -60,10 +70,14 @@ impl From<Trouble> for Outcome {
     fn from(trouble: Trouble) -> Self {
         match trouble {
             Trouble::Failed(why) => Self::Failed(why),
-            Trouble::Io(doing, error) if is_full(&error) => {
-                Self::Aborted(format!("no space left on the disk: cannot {doing}"))
+            Trouble::Io(doing, error) if is_full(&error) => Self::Aborted(no_space(&doing)),
+            Trouble::Prepare(doing, error) if is_full(&error) => Self::NoSpace(no_space(&doing)),
+            Trouble::Log(error) if is_full(&error) => Self::NoSpace(no_space("write the log")),
+            Trouble::Io(doing, error) | Trouble::Prepare(doing, error) => {
+                Self::Aborted(format!("cannot {doing}: {error}"))
             }
-            Trouble::Io(doing, error) => Self::Aborted(format!("cannot {doing}: {error}")),
+            Trouble::Log(error) => Self::Aborted(format!("cannot write the log: {error}")),
+            Trouble::Postponed(why) => Self::Postponed(why),
             Trouble::Aborted(why) => Self::Aborted(why),
             // If it was a person, the books have that already and this changes nothing there.
             Trouble::Canceled => Self::Interrupted,
@@ -75,9 +89,18 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+fn no_space(doing: &str) -> String {
+    format!("no space left on the disk: cannot {doing}")
+}
+
 /// For `map_err`: names what was being done.
 fn doing(what: impl Into<String>) -> impl FnOnce(io::Error) -> Trouble {
     move |error| Trouble::Io(what.into(), error)
+}
+
+/// Likewise for what is done before anything of the build runs.
+fn preparing(what: impl Into<String>) -> impl FnOnce(io::Error) -> Trouble {
+    move |error| Trouble::Prepare(what.into(), error)
 }
 
 impl Tools {
@@ -95,6 +118,11 @@ impl Tools {
         Ok(Self { launcher, updater, settings })
     }
 
+    fn has_room(&self) -> bool {
+        let room = self.settings.disks().measure();
+        room.is_ok_and(|room| room.free >= self.settings.minimum_disk_space)
+    }
+
     /// Where a build's products are.
     fn products(&self, order: &Order) -> PathBuf {
         self.settings.state_directory.join("products").join(order.id.to_string())
@@ -103,7 +131,9 @@ impl Tools {
 
 /// Runs one build to its end.
 pub(super) fn run(tools: &Tools, order: &Order, leash: &Leash<Killer>) -> Outcome {
-    let outcome = attempt(tools, order, leash).unwrap_or_else(Outcome::from);
+    let result = attempt(tools, order, leash);
+    let mid_way = matches!(result, Err(Trouble::Log(_)));
+    let outcome = result.unwrap_or_else(Outcome::from);
     let directory = tools.products(order);
     let removed = match &outcome {
         Outcome::Succeeded { products, outputs } if products.is_empty() && outputs.is_empty() => {
@@ -113,12 +143,18 @@ pub(super) fn run(tools: &Tools, order: &Order, leash: &Leash<Killer>) -> Outcom
         Outcome::Failed(_)
         | Outcome::DependencyFailed(_)
         | Outcome::Aborted(_)
+        | Outcome::NoSpace(_)
+        | Outcome::Postponed(_)
         | Outcome::Interrupted => file::remove_tree(&directory),
     };
     if let Err(error) = removed {
         log::warn!(target: "builder", "cannot remove {}: {error}", directory.display());
     }
-    outcome
+    match outcome {
+        // Now that what it made is gone there is room: it fills the disk itself, which it must not do for ever.
+        Outcome::NoSpace(why) if mid_way && tools.has_room() => Outcome::Aborted(why),
+        outcome => outcome,
+    }
 }
 
 fn attempt(tools: &Tools, order: &Order, leash: &Leash<Killer>) -> Result<Outcome, Trouble> {
@@ -128,7 +164,7 @@ fn attempt(tools: &Tools, order: &Order, leash: &Leash<Killer>) -> Result<Outcom
         .as_ref()
         .ok_or_else(|| Trouble::Aborted("this build is none for the process backend".to_owned()))?;
     let mut output = Output::create(&order.log, settings.max_log_size)
-        .map_err(doing(format!("create the log {}", order.log.display())))?;
+        .map_err(preparing(format!("create the log {}", order.log.display())))?;
     let globs =
         products::globs(&work.products).map_err(|error| Trouble::Failed(error.to_string()))?;
     let directory = prepare_products(tools, order)?;
@@ -136,8 +172,12 @@ fn attempt(tools: &Tools, order: &Order, leash: &Leash<Killer>) -> Result<Outcom
     check_inputs(order)?;
     let checkouts = tools
         .updater
-        .present(&order.jobset, &order.checkouts, &|| leash.is_canceled())
+        .present(&order.jobset, &order.checkouts, CHECKOUT, &|| leash.is_canceled())
         .map_err(|absent| match absent {
+            Absent::Late => Trouble::Postponed(format!(
+                "its commit is not checked out after {} s",
+                CHECKOUT.as_secs()
+            )),
             Absent::Failed(why) => Trouble::Aborted(format!("cannot check out again: {why}")),
             Absent::Canceled => Trouble::Canceled,
         })?;
@@ -159,12 +199,12 @@ fn attempt(tools: &Tools, order: &Order, leash: &Leash<Killer>) -> Result<Outcom
         return Err(Trouble::Canceled);
     };
     judge(settings, exit, &mut output)?;
-    output.flush().map_err(doing("write the log"))?;
+    output.flush().map_err(Trouble::Log)?;
     let collector = Collector::new(settings.job_user.as_ref(), leash, COLLECTING);
     match collector.collect(&place.work(), &globs, &directory) {
         Ok((outputs, products)) => Ok(Outcome::Succeeded { outputs, products }),
         Err(Uncollected::Bad(why)) => {
-            output.note(&why).map_err(doing("write the log"))?;
+            output.note(&why).map_err(Trouble::Log)?;
             Err(Trouble::Failed(why))
         }
         Err(Uncollected::Canceled) => Err(Trouble::Canceled),
@@ -184,7 +224,7 @@ fn prepare_products(tools: &Tools, order: &Order) -> Result<PathBuf, Trouble> {
         }
         Ok(())
     };
-    make().map_err(doing(format!("make {}", directory.display())))?;
+    make().map_err(preparing(format!("make {}", directory.display())))?;
     Ok(directory)
 }
 
@@ -216,7 +256,7 @@ fn prepare_place(
     let user = settings.job_user.as_ref();
     Place::prepare(&root, &home, checkouts, user).map_err(|error| match error {
         evaluate::Error::Prepare(path, error) => {
-            Trouble::Io(format!("prepare {}", path.display()), error)
+            Trouble::Prepare(format!("prepare {}", path.display()), error)
         }
         evaluate::Error::Start(error) => Trouble::Io("start a process".to_owned(), error),
     })
@@ -232,7 +272,7 @@ fn launch(
 ) -> Result<Launch, Trouble> {
     let user = settings.job_user.as_ref();
     let needs = place.temporary().join("needs.json");
-    write_needs(&needs, order).map_err(doing(format!("write {}", needs.display())))?;
+    write_needs(&needs, order).map_err(preparing(format!("write {}", needs.display())))?;
     let mut environment: BTreeMap<OsString, OsString> =
         evaluate::command::inherited(user).into_iter().collect();
     environment.insert("TMPDIR".into(), place.temporary().into());
@@ -318,7 +358,7 @@ impl Watch<'_> {
         let why = exceeded.to_string();
         match self.output.note(&why) {
             Ok(()) => Trouble::Failed(why),
-            Err(error) => Trouble::Io("write the log".to_owned(), error),
+            Err(error) => Trouble::Log(error),
         }
     }
 
@@ -329,10 +369,10 @@ impl Watch<'_> {
                 let why = format!("log larger than {} bytes", self.output.limit());
                 match self.output.note(&why) {
                     Ok(()) => Trouble::Failed(why),
-                    Err(error) => Trouble::Io("write the log".to_owned(), error),
+                    Err(error) => Trouble::Log(error),
                 }
             }
-            Refused::Io(error) => Trouble::Io("write the log".to_owned(), error),
+            Refused::Io(error) => Trouble::Log(error),
         }
     }
 
@@ -369,7 +409,7 @@ fn judge(settings: &Settings, exit: Exit, output: &mut Output) -> Result<(), Tro
         How::Signal(signal) if exit.oom => format!("signal {signal} (out of memory)"),
         How::Signal(signal) => format!("signal {signal}"),
         How::NotStarted(why) => {
-            output.note(&why).map_err(doing("write the log"))?;
+            output.note(&why).map_err(Trouble::Log)?;
             return Err(Trouble::Failed(why));
         }
         How::Prevented(why) => return Err(Trouble::Aborted(why)),
@@ -384,8 +424,8 @@ fn judge(settings: &Settings, exit: Exit, output: &mut Output) -> Result<(), Tro
     Err(Trouble::Failed(why))
 }
 
-/// What becomes of a build when something here breaks.
+/// What becomes of a build whose directories cannot be made, and of one whose log cannot be written.
 #[cfg(test)]
-pub(super) fn aborted(what: &str, error: io::Error) -> Outcome {
-    Trouble::Io(what.to_owned(), error).into()
+pub(super) fn refused(what: &str, error: impl Fn() -> io::Error) -> [Outcome; 2] {
+    [preparing(what)(error()).into(), Trouble::Log(error()).into()]
 }

@@ -313,12 +313,29 @@ fn a_failure_on_a_full_disk_is_not_the_builds() {
     // The more is to be kept free, the more counts as full, up to a bound: here nothing does.
     let mut bench = Bench::with(|settings| settings.minimum_disk_space = u64::MAX);
     assert_eq!(bench.shell("exit 1"), failed("exit status 1"));
-    let error = std::io::Error::from(std::io::ErrorKind::StorageFull);
-    let outcome = job::aborted("write the log", error);
-    assert_eq!(
-        outcome,
-        Outcome::Aborted("no space left on the disk: cannot write the log".to_owned())
-    );
+}
+
+#[test]
+fn what_finds_no_space_waits_for_it_and_what_breaks_otherwise_is_aborted() {
+    use std::io::{Error, ErrorKind};
+    let waits =
+        |doing: &str| Outcome::NoSpace(format!("no space left on the disk: cannot {doing}"));
+    for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+        let outcomes = job::refused("make /x", || Error::from(kind));
+        assert_eq!(outcomes, [waits("make /x"), waits("write the log")]);
+    }
+    let outcomes = job::refused("make /x", || Error::from(ErrorKind::PermissionDenied));
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Aborted(_))), "{outcomes:?}");
+}
+
+#[test]
+fn a_build_that_fills_the_disk_with_its_log_spends_tries() {
+    // Whatever else is written there, there is none for its log; and by our measure there is room.
+    let mut bench = Bench::new();
+    let mut order = bench.order("yes | head -c 1000000; sleep 1000");
+    order.log = "/dev/full".into();
+    let Outcome::Aborted(why) = bench.run(order) else { panic!() };
+    assert_eq!(why, "no space left on the disk: cannot write the log");
 }
 
 #[test]
