@@ -15,6 +15,7 @@ use super::{Evaluated, Hold, Report, Request, Settings, Slot, Tell};
 use crate::actor::panic_message;
 use crate::actor::pool::Pool;
 use crate::daemon::updater::{self, Absent};
+use crate::db::builds::{self, Changes};
 use crate::db::{Database, Error, evaluations};
 use crate::evaluate::place::Place;
 use crate::evaluate::resolve::Resolver;
@@ -118,6 +119,8 @@ impl Job {
             log::error!(target: "evaluator", "evaluation {id} of {jobset} panicked: {text}");
             Ending::Aborted(format!("internal error: {text}"))
         });
+        // A person's word counts even where something else ended it at the same moment.
+        let ending = if self.was_canceled() { Ending::Canceled } else { ending };
         match &ending {
             Ending::Succeeded => {
                 log::info!(target: "evaluator", "evaluation {id} of {jobset} succeeded")
@@ -137,8 +140,41 @@ impl Job {
         }
         self.finish.ending = ending;
         self.end(id);
+        if self.finish.ending != Ending::Canceled && self.was_canceled() {
+            // While that was being written somebody was told, in agreement with the books, that it is canceled.
+            self.cancel_what_it_left(id);
+        }
         // Its directories go before anybody hears of the end: whoever evaluates next finds the disk free.
         drop(place);
+    }
+
+    /// Whether somebody has canceled it since this was asked last.
+    fn was_canceled(&self) -> bool {
+        self.cuts.try_iter().any(|cut| cut == Cut::Canceled)
+    }
+
+    fn cancel_what_it_left(&mut self, id: EvaluationId) {
+        let canceled = self
+            .tools
+            .database
+            .write("cancel an evaluation's builds", move |tx| builds::cancel_evaluation(tx, id));
+        match canceled {
+            Ok(changes) => self.tell(changes),
+            // As for its end.
+            Err(error) => {
+                log::warn!(target: "evaluator", "cannot cancel the builds of evaluation {id}: {}", chain(&error));
+            }
+        }
+        if matches!(self.finish.ending, Ending::Aborted(_)) {
+            // Not to be repeated.
+            self.finish.ending = Ending::Canceled;
+        }
+    }
+
+    fn tell(&self, changes: Changes) {
+        if (self.tools.tell)(changes).is_err() {
+            log::debug!(target: "evaluator", "the builder is gone");
+        }
     }
 
     fn begin(&self) -> Result<EvaluationId, Error> {
@@ -159,11 +195,7 @@ impl Job {
             .database
             .write("end an evaluation", move |tx| evaluations::end(tx, id, &ending, supersede));
         match written {
-            Ok(changes) => {
-                if (self.tools.tell)(changes).is_err() {
-                    log::debug!(target: "evaluator", "the builder is gone");
-                }
-            }
+            Ok(changes) => self.tell(changes),
             // Deleted meanwhile with its jobset, or recovered at the next start.
             Err(error) => {
                 log::warn!(target: "evaluator", "cannot end evaluation {id}: {}", chain(&error));
