@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, at, bounded, never, select_biased};
 
-use self::books::{Command, Reply, Written};
+use self::books::{Asked, Command, Written};
 use self::process::Process;
 use self::queue::Reason;
 use self::state::Builder;
@@ -87,7 +87,7 @@ pub(crate) enum Report {
 /// What others may ask of the builder.
 enum Message {
     Changed(Changes),
-    Obey(Command, Reply),
+    Obey(Asked),
     Waiting(Vec<BuildId>, Sender<Vec<Option<String>>>),
     Queue(usize, Sender<Vec<Waiting>>),
     Reconcile(Sender<usize>),
@@ -186,11 +186,11 @@ impl Handle {
     }
 
     fn obey(&self, command: Command) -> Result<Result<(), Error>, Gone> {
-        // It may be in the queue for the database behind others.
-        let patience = command.patience() + PATIENCE;
+        let deadline = clock::now() + command.patience();
         let (reply, answer) = bounded(1);
-        self.inbox.send_timeout(Message::Obey(command, reply), PATIENCE)?;
-        Ok(answer.recv_timeout(patience)?)
+        self.inbox.send_timeout(Message::Obey(Asked { command, deadline, reply }), PATIENCE)?;
+        // What is not begun by then is not done; what was begun ends well within the rest.
+        Ok(answer.recv_deadline(deadline + PATIENCE)?)
     }
 }
 
@@ -319,7 +319,7 @@ fn on_message(builder: &mut Builder, message: Message) {
     // Askers may have given up.
     match message {
         Message::Changed(changes) => builder.on_changes(clock::now(), changes),
-        Message::Obey(command, reply) => builder.on_command(command, reply),
+        Message::Obey(asked) => builder.on_command(asked),
         Message::Waiting(ids, reply) => drop(reply.send(builder.waiting(&ids))),
         Message::Queue(limit, reply) => drop(reply.send(builder.first(limit))),
         Message::Reconcile(reply) => drop(reply.send(builder.reconcile(clock::now()))),

@@ -146,6 +146,59 @@ fn a_locked_database_delays_and_loses_nothing() {
 }
 
 #[test]
+fn an_evaluation_canceled_while_its_end_is_written_is_canceled() {
+    let gate = tempfile::tempdir().unwrap();
+    let open = gate.path().join("open");
+    let wait = format!("until [ -e {} ]; do sleep 0.05; done", open.display());
+    let repository = Repository::with_jobs(&format!("{}{wait}", job("one", "true", "")));
+    let mut daemon = Daemon::start(&["--interval=86400"]);
+    daemon.ask("pause builds");
+    daemon.ask(&repository.add("hello"));
+    daemon.until("builds", |builds| builds.len() == 1);
+    let other = rusqlite::Connection::open(daemon.database()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    fs::write(&open, "").unwrap();
+    wait_for_log(&daemon, "evaluation 1 of hello succeeded");
+    daemon.ask("cancel-evaluation 1");
+    other.execute_batch("ROLLBACK").unwrap();
+    daemon.until("builds", |builds| builds[0]["status"] == "canceled");
+}
+
+#[test]
+fn a_command_answered_with_an_error_is_not_carried_out_later() {
+    let gate = tempfile::tempdir().unwrap();
+    let open = gate.path().join("open");
+    let wait = format!("until [ -e {} ]; do sleep 0.05; done", open.display());
+    let repository =
+        Repository::with_jobs(&[job("gated", &wait, ""), job("long", "sleep 1000", "")].concat());
+    let mut daemon = Daemon::start(&["--interval=86400", "--max-builds=2"]);
+    daemon.ask(&repository.add("hello"));
+    daemon.until("builds status=started", |builds| builds.len() == 2);
+    let long = daemon.build("long")["id"].clone();
+    let other = rusqlite::Connection::open(daemon.database()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // Its end keeps the builder's pen busy.
+    fs::write(&open, "").unwrap();
+    wait_for_log(&daemon, "cannot write (builds start and end)");
+    let answer = daemon.outcome(&format!("cancel-build {long}"));
+    assert!(answer.starts_with("error unavailable"), "{answer}");
+    other.execute_batch("ROLLBACK").unwrap();
+    daemon.until("builds status=succeeded", |builds| builds.len() == 1);
+    // Answered after all that was asked before.
+    daemon.ask(&format!("prioritize-build {long} 7"));
+    assert_eq!(daemon.build("long")["status"], "started");
+    daemon.ask(&format!("cancel-build {long}"));
+}
+
+fn wait_for_log(daemon: &Daemon, text: &str) {
+    let until = std::time::Instant::now() + PATIENCE;
+    while !daemon.log().contains(text) {
+        assert!(std::time::Instant::now() < until, "{}", daemon.log());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
 fn a_clock_that_jumps_stops_nothing() {
     const DAY: i64 = 86400;
     let directory = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use crossbeam_channel::bounded;
 use sha2::{Digest, Sha256};
 
 use super::live::{Live, Order, failure, gone, refused};
-use super::show::{PAUSED_BUILDS, PAUSED_EVALUATIONS};
+use super::show::PAUSED_EVALUATIONS;
 use crate::actor::{Gone, PATIENCE};
 use crate::control::{Answer, Error};
 use crate::db::{self, maintenance, records};
@@ -58,21 +58,15 @@ impl Live {
 
     /// Pauses or resumes, now and after a restart.
     pub(super) fn pause(&self, activity: Activity, paused: bool) -> Result<(), Failure> {
-        let value = paused.then_some("1");
-        let write = self.ports.database.write_within(PATIENCE, "pause", move |tx| {
-            if activity.builds() {
-                records::set(tx, PAUSED_BUILDS, value)?;
-            }
-            if activity.evaluations() {
-                records::set(tx, PAUSED_EVALUATIONS, value)?;
-            }
-            Ok(())
-        });
-        write.map_err(failure)?;
         if activity.builds() {
             self.ports.builder.pause(paused).map_err(gone)?;
         }
         if activity.evaluations() {
+            let value = paused.then_some("1");
+            let write = self.ports.database.write_within(PATIENCE, "pause", move |tx| {
+                records::set(tx, PAUSED_EVALUATIONS, value)
+            });
+            write.map_err(failure)?;
             self.ports.evaluator.pause(paused).map_err(gone)?;
         }
         Ok(())

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -17,6 +17,7 @@ use crate::db::{Database, Error, Tx, records};
 use crate::model::build::{BuildId, Order, Outcome};
 use crate::model::error::chain;
 use crate::model::evaluation::EvaluationId;
+use crate::sys::clock;
 
 /// The setting that keeps builds paused across restarts of the daemon.
 pub(super) const PAUSED: &str = "paused.builds";
@@ -39,13 +40,21 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// How long it may take in the database.
+    /// How long it may take, the waiting for what the books are being told included.
     pub(super) fn patience(&self) -> Duration {
         match self {
             Self::Cancel(_) | Self::Restart(_) | Self::Prioritize(..) | Self::Pause(_) => ONE,
             Self::CancelEvaluation(_) | Self::RestartEvaluation { .. } => MANY,
         }
     }
+}
+
+/// A command that somebody waits for.
+pub(super) struct Asked {
+    pub(super) command: Command,
+    /// It is not begun after this time: whoever asked is told, or has been, that it was not done.
+    pub(super) deadline: Instant,
+    pub(super) reply: Reply,
 }
 
 /// Where the outcome of a command goes.
@@ -64,7 +73,7 @@ pub(super) struct End {
 pub(super) struct Batch {
     pub(super) ends: Vec<End>,
     pub(super) starts: Vec<BuildId>,
-    pub(super) commands: Vec<(Command, Reply)>,
+    pub(super) commands: Vec<Asked>,
 }
 
 impl Batch {
@@ -80,6 +89,8 @@ pub(super) struct Written {
     /// All ends of the batch, also those that the books refused.
     pub(super) ended: Vec<BuildId>,
     pub(super) started: Vec<(BuildId, Result<Order, Error>)>,
+    /// Whether builds are now paused, if that was changed.
+    pub(super) paused: Option<bool>,
     pub(super) replies: Vec<(Reply, Result<(), Error>)>,
 }
 
@@ -144,8 +155,13 @@ impl Pen {
             log::debug!(target: "builder", "a batch of builds is written one by one: {error}");
             self.one_by_one(&ends, &starts)
         });
-        for (command, reply) in commands {
-            let result = self.obey(command).map(|changes| written.changes.push(changes));
+        for Asked { command, deadline, reply } in commands {
+            let result = self.obey(command.clone(), deadline).map(|changes| {
+                written.changes.push(changes);
+                if let Command::Pause(paused) = command {
+                    written.paused = Some(paused);
+                }
+            });
             written.replies.push((reply, result));
         }
         written
@@ -193,7 +209,11 @@ impl Pen {
         written
     }
 
-    fn obey(&self, command: Command) -> Result<Changes, Error> {
+    fn obey(&self, command: Command, deadline: Instant) -> Result<Changes, Error> {
+        let left = deadline.saturating_duration_since(clock::now());
+        if left.is_zero() {
+            return Err(Error::Unavailable("the database could not be written in time".to_owned()));
+        }
         let what = match command {
             Command::Cancel(_) => "cancel a build",
             Command::CancelEvaluation(_) => "cancel an evaluation's builds",
@@ -202,7 +222,7 @@ impl Pen {
             Command::Prioritize(..) => "prioritize a build",
             Command::Pause(_) => "pause builds",
         };
-        self.database.write_within(command.patience(), what, move |tx| match command {
+        self.database.write_within(left, what, move |tx| match command {
             Command::Cancel(id) => builds::cancel(tx, id),
             Command::CancelEvaluation(id) => builds::cancel_evaluation(tx, id),
             Command::Restart(id) => builds::restart(tx, id),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use super::books::{self, Batch, Books, Command, End, Reply, Written};
+use super::books::{self, Asked, Batch, Books, End, Written};
 use super::queue::{Facts, Queue, Reason};
 use super::{Backend, Report, Settings, Waiting};
 use crate::actor::{Gone, Spawner};
@@ -163,17 +163,13 @@ impl Builder {
         self.follow(now, changed);
     }
 
-    pub(super) fn on_command(&mut self, command: Command, reply: Reply) {
+    pub(super) fn on_command(&mut self, asked: Asked) {
         if self.batch.commands.len() >= MAX_COMMANDS {
             let full = Error::Unavailable("too many requests wait for the database".to_owned());
-            drop(reply.send(Err(full)));
+            drop(asked.reply.send(Err(full)));
             return;
         }
-        if let Command::Pause(paused) = command {
-            self.queue.set_paused(paused);
-            log::info!(target: "builder", "builds are {}", if paused { "paused" } else { "resumed" });
-        }
-        self.batch.commands.push((command, reply));
+        self.batch.commands.push(asked);
     }
 
     /// The books answered.
@@ -226,6 +222,10 @@ impl Builder {
             if self.queue.is_ready(id) {
                 self.queue.hold(id, now + HOLD, clock::wall().after(HOLD));
             }
+        }
+        if let Some(paused) = written.paused {
+            self.queue.set_paused(paused);
+            log::info!(target: "builder", "builds are {}", if paused { "paused" } else { "resumed" });
         }
         for (reply, result) in written.replies {
             drop(reply.send(result)); // The asker may have given up.
