@@ -84,6 +84,7 @@ pub(super) enum Message {
     Evaluate(Box<Request>, Sender<Answer>),
     Cancel(EvaluationId, Sender<bool>),
     CancelJobset(JobsetName),
+    Withdraw(JobsetName),
     Pause(bool),
     Counts(Sender<Counts>),
 }
@@ -162,6 +163,9 @@ impl Core {
             Message::CancelJobset(name) => {
                 let of_it = self.running.iter().filter(|(_, running)| running.jobset == name);
                 out.extend(of_it.map(|(&slot, _)| Effect::Cut(slot, Cut::Canceled)));
+                self.dismiss(Ending::Canceled, out, |jobset| *jobset == name);
+            }
+            Message::Withdraw(name) => {
                 self.dismiss(Ending::Canceled, out, |jobset| *jobset == name);
             }
             Message::Pause(paused) => {
@@ -264,7 +268,7 @@ impl Handle {
         ask(&self.inbox, |reply| Message::Cancel(id, reply))
     }
 
-    /// Cancels what runs or waits of a jobset, which is going to be deleted or deactivated.
+    /// Cancels what runs or waits of a jobset, which is going to be deleted.
     pub(crate) fn cancel_jobset(&self, name: &JobsetName) -> Result<(), Gone> {
         Ok(self.inbox.send_timeout(Message::CancelJobset(name.clone()), PATIENCE)?)
     }
@@ -272,6 +276,11 @@ impl Handle {
     /// How many evaluations run and wait.
     pub(crate) fn counts(&self) -> Result<Counts, Gone> {
         ask(&self.inbox, Message::Counts)
+    }
+
+    /// Takes back what waits of a jobset, which was deactivated.
+    pub(crate) fn withdraw(&self, name: &JobsetName) -> Result<(), Gone> {
+        Ok(self.inbox.send_timeout(Message::Withdraw(name.clone()), PATIENCE)?)
     }
 
     /// While paused none starts; those that run go on. The books are not told.

@@ -243,6 +243,7 @@ impl Thread {
             Effect::Evaluate(request) => {
                 self.ports.evaluator.evaluate(*request, self.lanes.evaluated.clone())?;
             }
+            Effect::Withdraw => self.ports.evaluator.withdraw(&self.name)?,
             Effect::Checked(error) => self.checked(error),
             Effect::Cleared => self.record("clear an error", db::jobsets::clear_error),
             Effect::Promise(promise) => {

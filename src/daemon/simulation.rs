@@ -406,6 +406,12 @@ impl World {
                         self.retries[n].clear();
                     }
                 }
+                monitor::Effect::Withdraw => {
+                    let message = evaluator::Message::Withdraw(specification(n).name);
+                    let mut out = vec![];
+                    self.evaluator.on_message(message, &mut out);
+                    self.perform_evaluations(out);
+                }
                 monitor::Effect::Cleared => {
                     let name = specification(n).name;
                     self.books.write(|tx| jobsets::clear_error(tx, &name)).unwrap();

@@ -129,6 +129,16 @@ fn canceling_a_jobset_also_answers_what_waits() {
 }
 
 #[test]
+fn what_waits_of_a_jobset_is_taken_back_and_what_runs_goes_on() {
+    let mut bench = Bench::new(1);
+    for jobset in ["a", "a", "b"] {
+        bench.evaluate(jobset);
+    }
+    assert_eq!(bench.message(Message::Withdraw(name("a"))), ["answer a Canceled"]);
+    assert_eq!(bench.ended(0, "a"), ["answer a Succeeded", "start 1 b"]);
+}
+
+#[test]
 fn none_starts_while_paused() {
     let mut bench = Bench::new(2);
     bench.evaluate("a");

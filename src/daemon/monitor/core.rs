@@ -50,6 +50,8 @@ pub(in crate::daemon) struct Moment {
 pub(in crate::daemon) enum Effect {
     Fetch(Vec<Channel>),
     Evaluate(Box<Request>),
+    /// Take back what was asked for of the evaluator, unless it has begun.
+    Withdraw,
     /// Record a look: the error, if it did not work.
     Checked(Option<String>),
     /// Record that what kept an evaluation waiting is over.
@@ -535,6 +537,10 @@ impl Core {
             self.look_soon(now, out);
         } else {
             (self.due, self.again, self.faults) = (None, false, None);
+            // Of what a person wants repeated nobody said that it is not to be.
+            if matches!(self.activity, Activity::Evaluating { retry: None, .. }) {
+                out.push(Effect::Withdraw);
+            }
         }
     }
 

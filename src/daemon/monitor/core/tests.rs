@@ -157,6 +157,7 @@ impl Bench {
             Effect::Checked(None) => Some("checked".to_owned()),
             Effect::Checked(Some(error)) => Some(format!("error {error}")),
             Effect::Cleared => Some("cleared".to_owned()),
+            Effect::Withdraw => Some("withdraw".to_owned()),
             Effect::Answer(..) => unreachable!(),
         };
         self.out.drain(..).filter_map(say).collect()
@@ -570,6 +571,7 @@ fn deactivating_lets_what_runs_finish() {
     assert_eq!(bench.core.status(), JobsetStatus::Evaluating);
     assert!(!bench.core.is_over());
     assert!(matches!(bench.trigger(), Err(Refusal::Conflict(_))));
+    assert_eq!(bench.did(), ["withdraw"], "unless it has begun");
     bench.evaluated(Ending::Succeeded);
     assert!(bench.did().is_empty());
     assert!(bench.core.is_over());
