@@ -29,6 +29,7 @@ const BROKEN: u8 = 70;
 /// Why the daemon ends.
 enum Reason {
     Asked,
+    /// The one-shot run is over, or was to stop before it was.
     OneShot(Outcome),
     /// An essential thread ended.
     Broken,
@@ -57,7 +58,8 @@ fn watch(daemon: &mut Daemon) -> Reason {
     // Half of what the service manager grants, so that one late ping does no harm.
     let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 2);
     let (nothing, unread) = (never(), never());
-    let one_shot = daemon.one_shot.as_ref().unwrap_or(&nothing);
+    let one_shot = daemon.one_shot.clone();
+    let outcome = one_shot.as_ref().unwrap_or(&nothing);
     let mut ping = watchdog.map(|half| clock::now() + half);
     loop {
         let timer = ping.map_or_else(never, at);
@@ -66,7 +68,7 @@ fn watch(daemon: &mut Daemon) -> Reason {
             recv(daemon.signals) -> signal => match signal {
                 Ok(Signal::Stop) => {
                     log::info!(target: "supervisor", "stopping");
-                    return Reason::Asked;
+                    return asked(one_shot);
                 }
                 Ok(Signal::Reload) => {
                     reloading();
@@ -77,7 +79,7 @@ fn watch(daemon: &mut Daemon) -> Reason {
             recv(daemon.orders) -> order => match order {
                 Ok(Order::Shutdown) => {
                     log::info!(target: "supervisor", "stopping, as the bridge was told");
-                    return Reason::Asked;
+                    return asked(one_shot);
                 }
                 Ok(Order::Reload(reply)) => {
                     reloading();
@@ -94,7 +96,7 @@ fn watch(daemon: &mut Daemon) -> Reason {
                 }
             }
             recv(daemon.threads.reports) -> report => return Reason::from(report),
-            recv(one_shot) -> outcome => match outcome {
+            recv(outcome) -> outcome => match outcome {
                 Ok(outcome) => return Reason::OneShot(outcome),
                 Err(_) => return broken(&daemon.threads.reports),
             },
@@ -103,6 +105,17 @@ fn watch(daemon: &mut Daemon) -> Reason {
                 ping = watchdog.map(|half| clock::now() + half);
             }
         }
+    }
+}
+
+/// Why to end when somebody asks for it: a one-shot run that has no outcome yet is not a success.
+fn asked(one_shot: Option<Receiver<Outcome>>) -> Reason {
+    match one_shot {
+        None => Reason::Asked,
+        Some(outcome) => Reason::OneShot(outcome.try_recv().unwrap_or_else(|_| {
+            log::error!(target: "supervisor", "stopped before all was evaluated and built");
+            Outcome::Failed
+        })),
     }
 }
 
