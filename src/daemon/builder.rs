@@ -208,6 +208,8 @@ pub(crate) struct Settings {
     pub(crate) minimum_disk_space: u64,
     pub(crate) job_user: Option<User>,
     pub(crate) fallback: bool,
+    /// Nobody is there to end a pause of an earlier life.
+    pub(crate) one_shot: bool,
     /// The store daemons whose derivations are built.
     pub(crate) daemons: Vec<(Dialect, Address)>,
 }
@@ -235,6 +237,7 @@ impl Settings {
             minimum_disk_space: config.minimum_disk_space,
             job_user: config.job_user.clone(),
             fallback: config.fallback,
+            one_shot: config.one_shot,
             daemons: daemons.collect::<Result<_, _>>()?,
         })
     }

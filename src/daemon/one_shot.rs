@@ -1,12 +1,13 @@
 //! `--one-shot`: evaluates every active jobset of the specification files once and waits for its builds.
 //!
-//! Invariant: it ends; builds that no backend will ever take do not keep it waiting.
+//! Invariant: it ends; what no backend will ever take, a full disk and a pause from an earlier life do not keep it
+//! waiting. A pause that somebody asks for meanwhile lasts until they end it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use crossbeam_channel::{Receiver, at, bounded, select};
+use crossbeam_channel::{Receiver, at, bounded, never, select};
 
 use super::evaluator::{Answer, Evaluated, Request};
 use super::updater::Fetched;
@@ -24,6 +25,9 @@ const GATHER: Duration = Duration::from_millis(100);
 /// The books are asked this often even without an event: whether all that is left waits for a backend that
 /// is closed shows in no event.
 const BACKSTOP: Duration = Duration::from_secs(5);
+
+/// How long evaluations wait for room on the disk while nothing else of this run could make some.
+const ROOM: Duration = Duration::from_secs(30);
 
 /// Events that may pile up; more only mean that the books are asked.
 const EVENTS: usize = 1024;
@@ -127,8 +131,14 @@ fn evaluate(
         )?;
     }
     let (mut left, mut evaluations, mut well) = (specifications.len(), Vec::new(), true);
+    let mut short: Option<Instant> = None;
     while left > 0 {
+        let patience = short.map_or_else(never, at);
         select! {
+            recv(patience) -> _ => {
+                log::error!(target: "one-shot", "no space for {left} evaluations; giving up");
+                return Ok((evaluations, false));
+            }
             recv(stop) -> _ => return Err(Error::Gone),
             recv(fetched_lane) -> answer => {
                 let Fetched { jobset, result } = answer?;
@@ -154,9 +164,13 @@ fn evaluate(
                     Answer::Ended(evaluated) => evaluated,
                     Answer::Waits(jobset, why) => {
                         log::warn!(target: "one-shot", "jobset {jobset}: no space for its evaluation: {why}");
+                        short.get_or_insert(clock::now() + ROOM);
                         continue;
                     }
-                    Answer::Begins => continue,
+                    Answer::Begins => {
+                        short = None;
+                        continue;
+                    }
                 };
                 left -= 1;
                 evaluations.extend(evaluation);
@@ -214,7 +228,7 @@ fn wait_for_builds(
         }
         let stuck = stuck(ports, &reader)?;
         if stuck > 0 && stuck_before {
-            log::error!(target: "one-shot", "{stuck} builds wait for a backend that is not there; giving up");
+            log::error!(target: "one-shot", "{stuck} builds wait for a backend or space that is not there; giving up");
             return Ok(false);
         }
         // Seen twice, it is no build that is just about to start.
@@ -231,7 +245,7 @@ fn stuck(ports: &Ports, reader: &db::Reader) -> Result<usize, Error> {
     }
     let queue = ports.builder.queue(QUEUE)?;
     let hopeless = |reason: &str| {
-        ["no backend", "no worker", "store unreachable", "dependency"]
+        ["no backend", "no worker", "store unreachable", "no space", "dependency"]
             .iter()
             .any(|beginning| reason.starts_with(beginning))
     };

@@ -301,9 +301,12 @@ fn recover(config: &Config, database: &Database) -> Result<Launcher, Error> {
 fn evaluator_settings(config: &Config, database: &Database) -> Result<evaluator::Settings, Error> {
     let reader = database.reader().map_err(Error::Database)?;
     let paused = db::records::setting(&reader, "paused.evaluations").map_err(Error::Database)?;
+    if paused.is_some() && config.one_shot {
+        log::warn!(target: "evaluator", "evaluations are paused since before the start, which a one-shot run ignores");
+    }
     Ok(evaluator::Settings {
         max_evaluations: config.max_evaluations,
-        paused: paused.is_some(),
+        paused: paused.is_some() && !config.one_shot,
         state_directory: config.state_directory.clone(),
         cache_directory: config.cache_directory.clone(),
         log_directory: config.log_directory.clone(),

@@ -272,6 +272,51 @@ fn one_shot_says_by_its_status_whether_all_succeeded() {
 }
 
 #[test]
+fn one_shot_ends_with_status_1_when_it_is_told_to_stop_before_its_end() {
+    let repository = Repository::with_jobs(&job("one", "sleep 1000", ""));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("spec.json");
+    fs::write(&file, repository.specification("hello", &["./jobs"]).to_string()).unwrap();
+    let option = format!("--specifications={}", file.display());
+    let mut daemon = Daemon::start(&["--one-shot", &option]);
+    daemon.until("builds status=started", |builds| builds.len() == 1);
+    assert_eq!(daemon.stop().code(), Some(1), "{}", daemon.log());
+    daemon.restart();
+    daemon.until("builds status=started", |builds| builds.len() == 1);
+    daemon.outcome("shutdown");
+    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
+}
+
+#[test]
+fn one_shot_waits_for_no_pause_of_an_earlier_life_and_not_for_ever_for_space() {
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("spec.json");
+    fs::write(&file, repository.specification("hello", &["./jobs"]).to_string()).unwrap();
+    let option = format!("--specifications={}", file.display());
+    let state = directory.path().join("state");
+    let mut daemon = Daemon::prepare_in(&state, &[]);
+    daemon.restart();
+    daemon.ask("pause builds");
+    daemon.ask("pause evaluations");
+    assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
+    let mut once = Daemon::prepare_in(&state, &["--one-shot", &option]);
+    once.launch();
+    assert_eq!(once.wait().code(), Some(0), "{}", once.log());
+    for what in ["builds", "evaluations"] {
+        let said =
+            format!("{what} are paused since before the start, which a one-shot run ignores");
+        assert!(once.log().contains(&said), "{}", once.log());
+    }
+    // More than any disk has.
+    let minimum = "--minimum-disk-space=1000000G";
+    let mut full = Daemon::prepare_in(&state, &["--one-shot", &option, minimum]);
+    full.launch();
+    assert_eq!(full.wait().code(), Some(1), "{}", full.log());
+    assert!(full.log().contains("no space for 1 evaluations; giving up"), "{}", full.log());
+}
+
+#[test]
 fn paused_builds_wait_and_say_so() {
     let repository = Repository::with_jobs(&job("one", "true", ""));
     let mut daemon = Daemon::start(&[]);

@@ -49,6 +49,8 @@ pub(super) struct Builder {
     /// Builds that changed in the books and could not be read since.
     unread: BTreeSet<BuildId>,
     reread: Option<Instant>,
+    /// Whether a pause of an earlier life is ignored.
+    one_shot: bool,
 }
 
 /// What keeps builds of a kind and system from running on any of `backends`.
@@ -82,6 +84,7 @@ impl Builder {
             disks: settings.disks(),
             unread: BTreeSet::new(),
             reread: None,
+            one_shot: settings.one_shot,
         };
         Ok((builder, written))
     }
@@ -94,9 +97,15 @@ impl Builder {
             log::error!(target: "builder", "the queue was not loaded: {}", chain(&error));
             Gone
         })?;
-        self.queue.set_paused(paused.is_some());
-        if paused.is_some() {
-            log::warn!(target: "builder", "builds are paused since before the start");
+        match paused {
+            Some(_) if self.one_shot => {
+                log::warn!(target: "builder", "builds are paused since before the start, which a one-shot run ignores");
+            }
+            Some(_) => {
+                log::warn!(target: "builder", "builds are paused since before the start");
+                self.queue.set_paused(true);
+            }
+            None => {}
         }
         self.follow(now, ids);
         log::info!(target: "builder", "{} builds are scheduled", self.queue.pending().count());

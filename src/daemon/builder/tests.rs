@@ -63,6 +63,7 @@ fn settings(place: &TempDir) -> Settings {
         minimum_disk_space: 0,
         job_user: None,
         fallback: false,
+        one_shot: false,
         daemons: Vec::new(),
     }
 }

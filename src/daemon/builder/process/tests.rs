@@ -50,6 +50,7 @@ impl Bench {
             minimum_disk_space: 0,
             job_user: None,
             fallback: false,
+            one_shot: false,
             daemons: Vec::new(),
         };
         adjust(&mut settings);
