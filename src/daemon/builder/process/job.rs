@@ -150,9 +150,13 @@ pub(super) fn run(tools: &Tools, order: &Order, leash: &Leash<Killer>) -> Outcom
     if let Err(error) = removed {
         log::warn!(target: "builder", "cannot remove {}: {error}", directory.display());
     }
+    excuse(outcome, mid_way && tools.has_room())
+}
+
+/// A build that filled the disk with what it made, so that now, with that gone, `it_made_room`, must not do so for ever.
+pub(super) fn excuse(outcome: Outcome, it_made_room: bool) -> Outcome {
     match outcome {
-        // Now that what it made is gone there is room: it fills the disk itself, which it must not do for ever.
-        Outcome::NoSpace(why) if mid_way && tools.has_room() => Outcome::Aborted(why),
+        Outcome::NoSpace(why) if it_made_room => Outcome::Aborted(why),
         outcome => outcome,
     }
 }
