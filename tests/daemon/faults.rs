@@ -6,6 +6,7 @@
 )]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -55,6 +56,21 @@ fn fill(directory: &Path, spare: usize) {
     file.set_len((size - spare) as u64).unwrap();
 }
 
+const DAY: i64 = 86400;
+
+/// A directory whose file `clock` moves a daemon's clock by so many seconds, and what writes it.
+fn clock() -> (tempfile::TempDir, impl Fn(i64)) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let set = move |seconds: i64| {
+        // Renamed into place, so that no half of it is ever read.
+        let aside = path.join("new");
+        fs::write(&aside, seconds.to_string()).unwrap();
+        fs::rename(aside, path.join("clock")).unwrap();
+    };
+    (directory, set)
+}
+
 #[test]
 fn builds_wait_while_the_disk_is_full() {
     let small = Small::new("64m");
@@ -63,10 +79,17 @@ fn builds_wait_while_the_disk_is_full() {
         &small.path().join("state"),
         &["--minimum-disk-space=16M", "--interval=3600"],
     );
+    // Where it is after a minute's backoff.
+    let (directory, set) = clock();
+    daemon.environment("GORGET_TEST_CLOCK", directory.path().join("clock").to_str().unwrap());
+    set(DAY);
     daemon.restart();
-    fill(small.path(), 8 << 20);
+    daemon.ask("pause builds");
     daemon.ask(&repository.add("hello"));
-    daemon.until("builds", |builds| builds.len() == 1 && builds[0]["waiting"] == "no space");
+    daemon.until("evaluations hello", |all| all.len() == 1 && all[0]["status"] == "succeeded");
+    fill(small.path(), 8 << 20);
+    daemon.ask("resume builds");
+    daemon.until("builds", |builds| builds[0]["waiting"] == "no space");
     fs::remove_file(small.path().join("ballast")).unwrap();
     daemon.settle();
     assert_eq!(daemon.build("one")["status"], "succeeded");
@@ -74,9 +97,18 @@ fn builds_wait_while_the_disk_is_full() {
     repository.set_jobs(&job("two", "head -c 30000000 /dev/zero > $out", ""));
     fill(small.path(), 20 << 20);
     daemon.ask("trigger hello");
-    daemon.until("builds", |builds| builds.iter().any(|build| build["job"] == "two"));
+    daemon.until("builds status=scheduled", |builds| {
+        let error = builds.first().and_then(|build| build["error"].as_str());
+        error.is_some_and(|error| error.starts_with("no space left on the disk"))
+    });
+    let two = daemon.build("two");
+    assert!(two["waiting"].as_str().unwrap().starts_with("retry at "), "{two}");
+    assert_eq!(two["attempts"], 1);
     fs::remove_file(small.path().join("ballast")).unwrap();
-    daemon.until("evaluations hello", |all| all.len() == 2);
+    assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
+    set(DAY + 120);
+    daemon.restart();
+    daemon.until("builds status=succeeded", |builds| builds.len() == 2);
     assert_eq!(daemon.outcome("check-database"), "ok");
     assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
 }
@@ -200,15 +232,8 @@ fn wait_for_log(daemon: &Daemon, text: &str) {
 
 #[test]
 fn a_clock_that_jumps_stops_nothing() {
-    const DAY: i64 = 86400;
-    let directory = tempfile::tempdir().unwrap();
+    let (directory, set) = clock();
     let file = directory.path().join("clock");
-    let set = |days: i64| {
-        // Renamed into place, so that no half of it is ever read.
-        let aside = directory.path().join("new");
-        fs::write(&aside, (days * DAY).to_string()).unwrap();
-        fs::rename(aside, &file).unwrap();
-    };
     let repository = Repository::with_jobs(&job("job-0", "true", ""));
     let mut daemon = Daemon::prepare(&["--interval=1"]);
     daemon.environment("GORGET_TEST_CLOCK", file.to_str().unwrap());
@@ -221,7 +246,7 @@ fn a_clock_that_jumps_stops_nothing() {
         repository.set_jobs(&job(&format!("job-{n}"), &command, ""));
         // Found by a poll, which no jump may put off.
         daemon.until("builds status=started", |builds| builds.len() == 1);
-        set(days);
+        set(days * DAY);
         fs::write(&gate, "").unwrap();
         daemon.settle();
         let build = daemon.build(&format!("job-{n}"));
@@ -275,18 +300,44 @@ fn a_want_of_descriptors_is_said_and_passes() {
     assert_eq!(daemon.build("two")["status"], "succeeded");
 }
 
-/// The user that jobs run as may have no more processes: no fault of a job.
+/// The user that jobs run as may have no more processes: no fault of a job, nor of an evaluator.
 #[test]
-fn a_want_of_processes_is_no_failure_of_a_job() {
-    let repository = Repository::with_jobs(&job("one", "true", ""));
-    let mut daemon = Daemon::start(&["--job-user=nobody"]);
-    daemon.ask("pause builds");
+fn a_want_of_processes_is_no_failure_of_what_is_started() {
+    let gate = tempfile::tempdir().unwrap();
+    let open = gate.path().join("open");
+    fs::set_permissions(gate.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let wait = format!("until [ -e {} ]; do sleep 0.05; done", open.display());
+    let repository = Repository::with_jobs(
+        &[
+            job("long", "sleep 1000", ""),
+            job("gated", &wait, ""),
+            job("one", "true", r#""needs":["gated"]"#),
+        ]
+        .concat(),
+    );
+    let mut daemon = Daemon::start(&["--job-user=nobody", "--max-builds=2", "--interval=86400"]);
     daemon.ask(&repository.add("hello"));
-    daemon.until("evaluations hello", |all| all.len() == 1 && all[0]["status"] == "succeeded");
+    daemon.until("builds status=started", |builds| builds.len() == 2);
+    daemon.until("evaluations hello", |all| all[0]["status"] == "succeeded");
     let pid = format!("--pid={}", daemon.pid());
-    assert!(Command::new("prlimit").args([&pid, "--nproc=0:"]).status().unwrap().success());
-    daemon.ask("resume builds");
-    let said = "cannot run sh: Resource temporarily unavailable";
-    daemon
-        .until("builds", |builds| builds[0]["status"] == "scheduled" && builds[0]["error"] == said);
+    let limit = |processes: &str| {
+        let argument = format!("--nproc={processes}:");
+        assert!(Command::new("prlimit").args([&pid, &argument]).status().unwrap().success());
+    };
+    limit("0");
+    fs::write(&open, "").unwrap();
+    let why = "Resource temporarily unavailable";
+    daemon.until("builds status=scheduled", |builds| {
+        builds.len() == 1 && builds[0]["error"] == format!("cannot run sh: {why}")
+    });
+    repository.set_jobs(&job("two", "true", ""));
+    daemon.ask("trigger hello");
+    let why = format!("cannot start ./jobs: {why}");
+    daemon.until("jobset hello", |jobsets| jobsets[0]["error"] == why.as_str());
+    let evaluation = daemon.ask("evaluations hello limit=1").remove(0);
+    assert_eq!((&evaluation["status"], &evaluation["error"]), (&"aborted".into(), &why.into()));
+    limit("10000");
+    daemon.ask("trigger hello");
+    daemon.until("evaluations hello limit=1", |all| all[0]["status"] == "succeeded");
+    assert!(daemon.ask("jobset hello")[0]["error"].is_null());
 }
