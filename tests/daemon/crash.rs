@@ -292,7 +292,17 @@ fn a_second_daemon_is_refused() {
 /// Every actor without which the daemon cannot go on.
 #[test]
 fn a_panic_of_an_essential_actor_ends_with_status_70_and_nothing_is_lost() {
-    for actor in ["database", "builder", "evaluator", "updater", "registry", "bridge"] {
+    let actors = [
+        "database",
+        "builder",
+        "evaluator",
+        "updater",
+        "registry",
+        "bridge",
+        "notifier",
+        "janitor",
+    ];
+    for actor in actors {
         let repository = Repository::with_jobs(&job("one", "sleep 0.5", ""));
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("panic");
@@ -339,4 +349,32 @@ fn a_monitor_that_panics_is_respawned() {
     daemon.until("evaluations hello", |all| all.len() == 2);
     daemon.settle();
     assert_eq!(daemon.build("two")["status"], "succeeded");
+}
+
+#[test]
+fn a_job_that_panics_fails_alone() {
+    let repository = Repository::with_jobs(&job("one", "true", ""));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("panic");
+    let mut daemon = Daemon::prepare(&["--interval=86400"]);
+    daemon.environment("GORGET_TEST_PANIC", file.to_str().unwrap());
+    daemon.restart();
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    repository.set_jobs(&job("two", "true", ""));
+    fs::write(&file, "fetch").unwrap();
+    daemon.ask("trigger hello");
+    daemon.until("jobset hello", |jobsets| {
+        jobsets[0]["error"].as_str().is_some_and(|error| error.contains("the look panicked"))
+    });
+    fs::write(&file, "build").unwrap();
+    daemon.ask("trigger hello");
+    daemon.until("builds status=scheduled", |builds| {
+        let error = builds.first().and_then(|build| build["error"].as_str());
+        error.is_some_and(|error| error.starts_with("internal error"))
+    });
+    let two = daemon.build("two");
+    assert!(two["waiting"].as_str().unwrap().starts_with("retry at "), "{two}");
+    assert!(daemon.ask("jobset hello")[0]["error"].is_null());
+    assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
 }
