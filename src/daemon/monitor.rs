@@ -33,11 +33,38 @@ const INBOX: usize = 64;
 /// that an evaluation waits, begins and ended; the others are for those that a respawned sibling might still send.
 const LANE: usize = 6;
 
-/// How long recording a promise may take: less than askers' own patience.
-const WRITING: Duration = Duration::from_secs(4);
+/// How long what was asked for may take to be begun and promised: with the writer's verdict on top it is less than
+/// the asker waits, who is then told that it was not done.
+const ASKED: Duration = Duration::from_millis(3500);
 
-/// Where an answer goes.
-pub(super) type Reply = Sender<Result<(), Refusal>>;
+/// Where an answer goes, and until when somebody waits for it.
+#[derive(Debug)]
+pub(super) struct Reply {
+    lane: Sender<Result<(), Refusal>>,
+    deadline: Instant,
+}
+
+impl Reply {
+    pub(super) fn new(lane: Sender<Result<(), Refusal>>) -> Self {
+        Self::within(lane, ASKED)
+    }
+
+    /// For what may take longer, and is waited for as long.
+    pub(super) fn within(lane: Sender<Result<(), Refusal>>, time: Duration) -> Self {
+        Self { lane, deadline: clock::now() + time }
+    }
+
+    /// How long what was asked for may still take; `None` when it is not to be done any more.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let left = self.deadline.saturating_duration_since(clock::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// The asker may have lost patience.
+    pub(super) fn send(&self, answer: Result<(), Refusal>) {
+        let _ = self.lane.try_send(answer);
+    }
+}
 
 /// What the registry may ask of a monitor.
 #[derive(Debug)]
@@ -47,6 +74,16 @@ pub(super) enum Message {
     Retry(EvaluationId, Vec<Checkout>, Reply),
     Update(Box<Specification>),
     SetActive(bool),
+}
+
+impl Message {
+    /// Whether whoever asked was told that it is not done: it has waited here behind a write.
+    fn is_late(&self) -> bool {
+        match self {
+            Self::Trigger(reply) | Self::Retry(_, _, reply) => reply.left().is_none(),
+            Self::Update(_) | Self::SetActive(_) => false,
+        }
+    }
 }
 
 /// What a monitor begins its life with.
@@ -181,7 +218,12 @@ fn run(
             recv(stop) -> _ => return Ok(()),
             recv(evaluated) -> answer => core.on_answer(moment(), answer?, &mut out),
             recv(fetched) -> answer => core.on_fetched(moment(), answer?.result, &mut out),
-            recv(inbox) -> message => core.on_message(moment(), message?, &mut out),
+            recv(inbox) -> message => {
+                let message = message?;
+                if !message.is_late() {
+                    core.on_message(moment(), message, &mut out);
+                }
+            }
             recv(timer) -> _ => core.on_deadline(moment(), &mut out),
         }
         actor::fault("monitor");
@@ -190,8 +232,13 @@ fn run(
         let (answers, work): (Vec<_>, Vec<_>) =
             out.drain(..).partition(|effect| matches!(effect, Effect::Answer(..)));
         let mut refusal = None;
+        let left = answers.iter().filter_map(|effect| {
+            let Effect::Answer(reply, _) = effect else { return None };
+            Some(reply.left().unwrap_or_default())
+        });
+        let within = left.min().unwrap_or(ASKED);
         for effect in work {
-            if let Err((promise, broken)) = thread.perform(effect)? {
+            if let Err((promise, broken)) = thread.perform(effect, within)? {
                 core.on_unpromised(promise);
                 refusal = Some(broken);
             }
@@ -200,7 +247,7 @@ fn run(
         for effect in answers {
             if let Effect::Answer(reply, answer) = effect {
                 let answer = answer.and_then(|()| refusal.clone().map_or(Ok(()), Err));
-                let _ = reply.send(answer); // The asker may have lost patience.
+                reply.send(answer);
             }
         }
         if core.is_over() {
@@ -235,7 +282,11 @@ impl Thread {
     }
 
     /// The inner error: a promise that could not be recorded, and must not be made.
-    fn perform(&self, effect: Effect) -> Result<Result<(), (Promise, Refusal)>, Gone> {
+    fn perform(
+        &self,
+        effect: Effect,
+        within: Duration,
+    ) -> Result<Result<(), (Promise, Refusal)>, Gone> {
         match effect {
             Effect::Fetch(channels) => {
                 self.ports.updater.fetch(&self.name, channels, self.lanes.fetched.clone())?;
@@ -247,7 +298,7 @@ impl Thread {
             Effect::Checked(error) => self.checked(error),
             Effect::Cleared => self.record("clear an error", db::jobsets::clear_error),
             Effect::Promise(promise) => {
-                return Ok(self.promise(promise).map_err(|refusal| (promise, refusal)));
+                return Ok(self.promise(promise, within).map_err(|refusal| (promise, refusal)));
             }
             Effect::Settle(promise) => {
                 let name = self.name.clone();
@@ -265,12 +316,12 @@ impl Thread {
         Ok(Ok(()))
     }
 
-    fn promise(&self, promise: Promise) -> Result<(), Refusal> {
+    fn promise(&self, promise: Promise, within: Duration) -> Result<(), Refusal> {
         let name = self.name.clone();
         let made = self
             .ports
             .database
-            .write_within(WRITING, "promise", move |tx| promises::make(tx, &name, promise));
+            .write_within(within, "promise", move |tx| promises::make(tx, &name, promise));
         Ok(made?)
     }
 
@@ -295,5 +346,21 @@ impl Thread {
             // A jobset deleted meanwhile, or a daemon about to end.
             log::debug!(target: "monitor", "jobset {}: cannot {what}: {error}", self.name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_waited_longer_than_its_asker_is_not_done() {
+        let (lane, _answer) = bounded(1);
+        let reply = Reply::new(lane);
+        assert!(reply.left().is_some_and(|left| left <= ASKED && left < actor::PATIENCE));
+        let late = Reply { deadline: clock::now(), ..reply };
+        assert_eq!(late.left(), None);
+        assert!(Message::Trigger(late).is_late());
+        assert!(!Message::SetActive(true).is_late());
     }
 }

@@ -106,6 +106,22 @@ enum Message {
     States(Sender<Vec<State>>),
 }
 
+impl Message {
+    /// How long it may still take; `None` if it has waited behind a write until whoever asked was told that it is not
+    /// done.
+    fn left(&self) -> Option<Duration> {
+        match self {
+            Self::Trigger(_, reply)
+            | Self::Put(_, reply)
+            | Self::Refresh(_, reply)
+            | Self::SetActive(_, _, reply)
+            | Self::Delete(_, reply)
+            | Self::Retry(_, reply) => reply.left(),
+            Self::Begin | Self::UpdateTimes(..) | Self::States(_) => Some(WRITING),
+        }
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct Handle {
     inbox: Sender<Message>,
@@ -119,7 +135,7 @@ impl Handle {
 
     /// Trigger of a jobset: `Ok` once it is certain that a look follows.
     pub(crate) fn trigger(&self, name: &JobsetName) -> Result<Result<(), Refusal>, Gone> {
-        ask(&self.inbox, |reply| Message::Trigger(name.clone(), reply))
+        ask(&self.inbox, |reply| Message::Trigger(name.clone(), Reply::new(reply)))
     }
 
     /// Writes the specifications to the database and registers or updates their monitors: all or nothing.
@@ -127,12 +143,12 @@ impl Handle {
         &self,
         specifications: Vec<Specification>,
     ) -> Result<Result<(), Refusal>, Gone> {
-        ask(&self.inbox, |reply| Message::Put(specifications, reply))
+        ask(&self.inbox, |reply| Message::Put(specifications, Reply::new(reply)))
     }
 
     /// Reads the jobset from the database again.
     pub(crate) fn refresh(&self, name: &JobsetName) -> Result<Result<(), Refusal>, Gone> {
-        ask(&self.inbox, |reply| Message::Refresh(name.clone(), reply))
+        ask(&self.inbox, |reply| Message::Refresh(name.clone(), Reply::new(reply)))
     }
 
     pub(crate) fn set_active(
@@ -140,18 +156,19 @@ impl Handle {
         name: &JobsetName,
         active: bool,
     ) -> Result<Result<(), Refusal>, Gone> {
-        ask(&self.inbox, |reply| Message::SetActive(name.clone(), active, reply))
+        ask(&self.inbox, |reply| Message::SetActive(name.clone(), active, Reply::new(reply)))
     }
 
     pub(crate) fn delete(&self, name: &JobsetName) -> Result<Result<(), Refusal>, Gone> {
-        let (reply, answer) = bounded(1);
+        let (lane, answer) = bounded(1);
+        let reply = Reply::within(lane, DELETING);
         self.inbox.send_timeout(Message::Delete(name.clone(), reply), PATIENCE)?;
         Ok(answer.recv_timeout(DELETING + PATIENCE)?)
     }
 
     /// Evaluates the same commits again, now.
     pub(crate) fn retry(&self, evaluation: Evaluation) -> Result<Result<(), Refusal>, Gone> {
-        ask(&self.inbox, |reply| Message::Retry(Box::new(evaluation), reply))
+        ask(&self.inbox, |reply| Message::Retry(Box::new(evaluation), Reply::new(reply)))
     }
 
     /// Times of past updates, newest first; `None` for an unknown jobset.
@@ -284,12 +301,13 @@ fn run(
 
 impl Thread {
     fn on_message(&mut self, message: Message, out: &mut Vec<Effect>) {
+        let Some(within) = message.left() else { return };
         let now = clock::now();
         match message {
             Message::Begin => self.core.begin(now, out),
             Message::Trigger(name, reply) => self.core.trigger(&name, reply, out),
             Message::Put(specifications, reply) => {
-                let answer = self.put(specifications, out);
+                let answer = self.put(specifications, within, out);
                 out.push(Effect::Answer(reply, answer));
             }
             Message::Refresh(name, reply) => {
@@ -297,11 +315,11 @@ impl Thread {
                 out.push(Effect::Answer(reply, answer));
             }
             Message::SetActive(name, active, reply) => {
-                let answer = self.set_active(&name, active, out);
+                let answer = self.set_active(&name, active, within, out);
                 out.push(Effect::Answer(reply, answer));
             }
             Message::Delete(name, reply) => {
-                let answer = self.delete(&name, out);
+                let answer = self.delete(&name, within, out);
                 out.push(Effect::Answer(reply, answer));
             }
             Message::Retry(evaluation, reply) => {
@@ -322,13 +340,14 @@ impl Thread {
     fn put(
         &mut self,
         specifications: Vec<Specification>,
+        within: Duration,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         let rows: Vec<_> = specifications
             .iter()
             .map(|s| (s.name.clone(), spec::json::print(s), s.active, self.core.differs(s)))
             .collect();
-        let active = self.ports.database.write_within(WRITING, "put jobsets", move |tx| {
+        let active = self.ports.database.write_within(within, "put jobsets", move |tx| {
             let mut active = Vec::with_capacity(rows.len());
             for (name, text, wanted, differs) in &rows {
                 db::jobsets::put(tx, name, text, *wanted)?;
@@ -365,20 +384,26 @@ impl Thread {
         &mut self,
         name: &JobsetName,
         active: bool,
+        within: Duration,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         let written = name.clone();
-        self.ports.database.write_within(WRITING, "set a jobset active", move |tx| {
+        self.ports.database.write_within(within, "set a jobset active", move |tx| {
             db::jobsets::set_active(tx, &written, active)?;
             if active { promises::make(tx, &written, Promise::Look) } else { Ok(()) }
         })?;
         self.core.set_active(clock::now(), name, active, out)
     }
 
-    fn delete(&mut self, name: &JobsetName, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+    fn delete(
+        &mut self,
+        name: &JobsetName,
+        within: Duration,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
         let deleted = name.clone();
         let delete = move |tx: &mut db::Tx<'_>| db::jobsets::delete(tx, &deleted);
-        let changes = match self.ports.database.write_within(DELETING, "delete a jobset", delete) {
+        let changes = match self.ports.database.write_within(within, "delete a jobset", delete) {
             Ok(changes) => Ok(changes),
             // What the books do not know must not be watched either.
             Err(db::Error::NotFound(what)) => Err(Refusal::NotFound(what)),
@@ -406,8 +431,8 @@ impl Thread {
             }
             Effect::Tell(name, message) => self.tell(&name, message, out),
             Effect::Drop(name) => drop(self.monitors.remove(&name)),
-            Effect::Promise(name, reply) => drop(reply.send(self.promise(&name))),
-            Effect::Answer(reply, answer) => drop(reply.send(answer)),
+            Effect::Promise(name, reply) => reply.send(self.promise(&name)),
+            Effect::Answer(reply, answer) => reply.send(answer),
         }
     }
 
@@ -429,7 +454,7 @@ impl Thread {
             Ok(()) => {}
             // Its end is on the way here, and the next one of an active jobset looks at once.
             Err(Untold::Ended(MonitorMessage::Trigger(reply))) => {
-                drop(reply.send(self.promise(name)));
+                reply.send(self.promise(name));
             }
             Err(Untold::Ended(MonitorMessage::Update(_) | MonitorMessage::SetActive(_))) => {}
             Err(
@@ -437,7 +462,7 @@ impl Thread {
                 | Untold::Full(MonitorMessage::Trigger(reply) | MonitorMessage::Retry(_, _, reply)),
             ) => {
                 let refusal = Refusal::Unavailable(format!("jobset {name} is busy; try again"));
-                drop(reply.send(Err(refusal)));
+                reply.send(Err(refusal));
             }
             Err(Untold::Full(MonitorMessage::Update(_) | MonitorMessage::SetActive(_))) => {
                 self.core.replace(clock::now(), name, out);

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::builder::queue::{Facts, Queue};
 use super::evaluator::{self, Answer, Evaluated, Request};
 use super::monitor::core as monitor;
-use super::monitor::{Message, Moment, Seed};
+use super::monitor::{Message, Moment, Reply, Seed};
 use super::updater;
 use crate::db::builds::{self, Changes};
 use crate::db::promises::{self, Promised};
@@ -354,7 +354,7 @@ impl World {
 
     fn trigger(&mut self, n: usize) {
         let (reply, answer) = bounded(1);
-        self.tell(n, Message::Trigger(reply));
+        self.tell(n, Message::Trigger(Reply::new(reply)));
         if answer.try_recv().unwrap().is_ok() {
             self.owed[n] = self.heads[n % URLS.len()];
         }
@@ -367,7 +367,7 @@ impl World {
         let n = (0..JOBSETS).find(|n| specification(*n).name == evaluation.jobset).unwrap();
         let commit = evaluation.checkouts[0].commit.parse().unwrap();
         let (reply, answer) = bounded(1);
-        self.tell(n, Message::Retry(evaluation.id, evaluation.checkouts, reply));
+        self.tell(n, Message::Retry(evaluation.id, evaluation.checkouts, Reply::new(reply)));
         if answer.try_recv().unwrap().is_ok() {
             self.retries[n].insert(commit);
         }
@@ -424,7 +424,7 @@ impl World {
                     let name = specification(n).name;
                     self.books.write(|tx| promises::settle(tx, &name, promise)).unwrap();
                 }
-                monitor::Effect::Answer(reply, answer) => reply.send(answer).unwrap(),
+                monitor::Effect::Answer(reply, answer) => reply.send(answer),
             }
         }
         self.arm(n);

@@ -119,7 +119,7 @@ impl Bench {
 
     fn tell(&mut self, message: impl FnOnce(Reply) -> Message) -> Result<(), Refusal> {
         let (reply, _answer) = bounded(1);
-        self.core.on_message(self.now, message(reply), &mut self.out);
+        self.core.on_message(self.now, message(Reply::new(reply)), &mut self.out);
         let answer = self.out.iter().position(|e| matches!(e, Effect::Answer(..))).unwrap();
         let Effect::Answer(_, answer) = self.out.remove(answer) else { unreachable!() };
         answer
