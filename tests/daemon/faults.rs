@@ -326,7 +326,7 @@ fn a_want_of_processes_is_no_failure_of_what_is_started() {
     };
     limit("0");
     fs::write(&open, "").unwrap();
-    let why = "Resource temporarily unavailable";
+    let why = "Try again";
     daemon.until("builds status=scheduled", |builds| {
         builds.len() == 1 && builds[0]["error"] == format!("cannot run sh: {why}")
     });

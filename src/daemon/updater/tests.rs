@@ -1,6 +1,6 @@
 //! The core by hand, and the actor with looks that are no processes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::actor::PATIENCE;
@@ -129,6 +129,36 @@ fn a_look_that_panics_fails_alone() {
     results.sort();
     let failed = Err("channel c: the look panicked: bad luck".to_owned());
     assert_eq!(results, [Ok("x".to_owned()), failed.clone(), failed]);
+}
+
+#[test]
+fn whoever_needs_a_checkout_waits_as_long_as_it_likes_and_no_longer() {
+    let (threads, _watch) = Spawner::new();
+    let (release, released) = bounded::<()>(1);
+    let looker = move |_: &Look, _: &dyn Fn(Killer)| -> Answer {
+        let _ = released.recv_timeout(PATIENCE);
+        Ok(vec![Ok(resolved("x"))])
+    };
+    let handle = spawn_with(&threads, 1, looker).unwrap();
+    let name = JobsetName::new("j").unwrap();
+    let here = tempfile::tempdir().unwrap();
+    let checkout = |directory: &Path| Checkout {
+        channel: "c".to_owned(),
+        url: "u".to_owned(),
+        commit: "x".to_owned(),
+        tree: "t".to_owned(),
+        directory: directory.to_owned(),
+    };
+    let there = [checkout(here.path())];
+    let present = |checkouts, patience, canceled: bool| {
+        handle.present(&name, checkouts, patience, &|| canceled).map(|all| all[0].commit.clone())
+    };
+    assert_eq!(present(&there, Duration::ZERO, true).unwrap(), "x");
+    let gone = [checkout(&here.path().join("gone"))];
+    assert!(matches!(present(&gone, Duration::ZERO, false), Err(Absent::Late)));
+    assert!(matches!(present(&gone, PATIENCE, true), Err(Absent::Canceled)));
+    drop(release);
+    assert_eq!(present(&gone, PATIENCE, false).unwrap(), "x");
 }
 
 #[test]
