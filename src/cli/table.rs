@@ -176,7 +176,8 @@ pub(crate) const COMMANDS: &[Command] = &[
                     Flag::switch(
                         "one-shot",
                         "Evaluate the active jobsets of the specification files once, build their jobs, and exit: \
-                         with status 1 if a fetch, an evaluation or a build ended other than succeeded.",
+                         with status 1 if a fetch, an evaluation or a build ended other than succeeded, or if told to stop \
+                         before that. Whether builds or evaluations are paused makes no difference.",
                     ),
                     Flag::value(
                         "interval",
@@ -247,7 +248,8 @@ pub(crate) const COMMANDS: &[Command] = &[
                     Flag::value(
                         "minimum-disk-space",
                         "SIZE",
-                        "Start no build while less than SIZE is free; 0 turns this off.",
+                        "Start no build and no evaluation while less than SIZE is free on a disk that holds state, cache or \
+                         logs; 0 turns this off.",
                     )
                     .default("1GiB"),
                 ],
