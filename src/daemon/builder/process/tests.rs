@@ -324,6 +324,7 @@ fn what_keeps_a_job_from_being_started_is_not_its_failure() {
     };
     // Its own directories are nobody's, but the way there is not.
     let closed = tempfile::tempdir().unwrap();
+    fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let mut bench = Bench::with(|settings| {
         settings.cache_directory = closed.path().join("cache");
         settings.job_user = Some(user);
