@@ -66,7 +66,7 @@ run: all
 	@echo
 	@echo "Interrupt (Ctrl-C) stops it in order; the next 'make run' goes on from there."
 	@echo
-	@exec $(program) register --state-directory "$(demo)" --specifications "$(demo)/demo.json"
+	@GORGET_LOG=$${GORGET_LOG:-info,builder=debug} exec $(program) register --state-directory "$(demo)" --specifications "$(demo)/demo.json"
 
 # Tests last: what they say is what people look for.
 check: deps

@@ -9,6 +9,7 @@
 mod books;
 mod measure;
 mod output;
+mod placed;
 pub(crate) mod process;
 pub(crate) mod queue;
 mod running;

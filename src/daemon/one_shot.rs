@@ -9,13 +9,16 @@ use std::{fmt, io};
 
 use crossbeam_channel::{Receiver, at, bounded, never, select};
 
+use super::builder::{self, Waiting};
 use super::evaluator::{Answer, Evaluated, Request};
 use super::updater::Fetched;
-use super::{builder, evaluator, monitor, registry, updater};
+use super::{evaluator, monitor, registry, updater};
 use crate::actor::{Gone, Spawner, Stop};
+use crate::db::builds::Filter;
 use crate::db::{self, Database, Subscription};
 use crate::model::evaluation::{Checkout, Ending, EvaluationId};
 use crate::model::spec::{JobsetName, Specification};
+use crate::model::status::BuildStatus;
 use crate::model::time::Time;
 use crate::sys::clock;
 
@@ -34,6 +37,17 @@ const EVENTS: usize = 1024;
 
 /// How many waiting builds are looked at when nothing runs.
 const QUEUE: usize = 10_000;
+
+/// How builds end that did not succeed.
+const BAD: [BuildStatus; 4] = [
+    BuildStatus::Failed,
+    BuildStatus::FailedDependency,
+    BuildStatus::Aborted,
+    BuildStatus::Canceled,
+];
+
+/// Builds that are told of one by one, for each such status: more nobody reads.
+const LISTED: usize = 100;
 
 /// How the run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,21 +241,29 @@ fn wait_for_builds(
             return Ok(well);
         }
         let stuck = stuck(ports, &reader)?;
-        if stuck > 0 && stuck_before {
-            log::error!(target: "one-shot", "{stuck} builds wait for a backend or space that is not there; giving up");
+        if !stuck.is_empty() && stuck_before {
+            for waiting in stuck.iter().take(LISTED) {
+                log::error!(target: "one-shot", "build {} cannot start: {}", waiting.id, waiting.reason);
+            }
+            log::error!(
+                target: "one-shot",
+                "{} builds wait for what is not there; giving up",
+                stuck.len()
+            );
+            report(&reader, evaluations)?;
             return Ok(false);
         }
         // Seen twice, it is no build that is just about to start.
-        stuck_before = stuck > 0;
+        stuck_before = !stuck.is_empty();
         wait_for_change(events, stop)?;
     }
 }
 
-/// How many builds are left, if none of them can ever start; 0 otherwise.
-fn stuck(ports: &Ports, reader: &db::Reader) -> Result<usize, Error> {
+/// The builds that are left, if none of them can ever start.
+fn stuck(ports: &Ports, reader: &db::Reader) -> Result<Vec<Waiting>, Error> {
     let (_, running) = db::builds::pending_counts(reader)?;
     if running > 0 {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let queue = ports.builder.queue(QUEUE)?;
     let hopeless = |reason: &str| {
@@ -250,7 +272,7 @@ fn stuck(ports: &Ports, reader: &db::Reader) -> Result<usize, Error> {
             .any(|beginning| reason.starts_with(beginning))
     };
     let all = queue.iter().all(|waiting| hopeless(&waiting.reason));
-    Ok(if all { queue.len() } else { 0 })
+    Ok(if all { queue } else { Vec::new() })
 }
 
 fn wait_for_change(events: &Receiver<Subscription>, stop: &Stop) -> Result<(), Error> {
@@ -273,9 +295,22 @@ fn wait_for_change(events: &Receiver<Subscription>, stop: &Stop) -> Result<(), E
     }
 }
 
-/// A line for each evaluation.
+/// A line for each build that ended badly, as nobody can be asked afterwards, and one for each evaluation.
 fn report(reader: &db::Reader, evaluations: &[EvaluationId]) -> Result<(), Error> {
     for id in evaluations {
+        for status in BAD {
+            let filter =
+                Filter { evaluation: Some(*id), status: Some(status), ..Filter::default() };
+            for build in db::builds::list(reader, &filter, LISTED)? {
+                let why = build.error.unwrap_or_default();
+                let log = build.log.map(|log| format!("; its log is {}", log.display()));
+                log::error!(
+                    target: "one-shot",
+                    "build {} ({} of {}) ended {}: {why}{}",
+                    build.id, build.job, build.jobset, status.word(), log.unwrap_or_default()
+                );
+            }
+        }
         if let Some(evaluation) = db::evaluations::get(reader, *id)? {
             let jobs = evaluation.jobs;
             log::info!(

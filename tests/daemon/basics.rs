@@ -269,6 +269,10 @@ fn one_shot_says_by_its_status_whether_all_succeeded() {
     repository.set_jobs(&job("one", "false", ""));
     daemon.launch();
     assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
+    // There is nobody to ask afterwards.
+    let log = daemon.log();
+    let said = "(one of hello) ended failed: exit status 1; its log is ";
+    assert!(log.contains(said), "{log}");
 }
 
 #[test]

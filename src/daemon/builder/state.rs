@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::books::{self, Asked, Batch, Books, End, Written};
+use super::placed::Placed;
 use super::queue::{Facts, Queue, Reason};
 use super::{Backend, Report, Settings, Waiting};
 use crate::actor::{Gone, Spawner};
@@ -39,7 +40,7 @@ pub(super) struct Builder {
     queue: Queue,
     backends: Vec<Box<dyn Backend>>,
     /// Which backend has which build.
-    placed: BTreeMap<BuildId, usize>,
+    placed: BTreeMap<BuildId, Placed>,
     reader: Reader,
     books: Books,
     /// What the books are told next.
@@ -152,7 +153,9 @@ impl Builder {
                     if let Outcome::NoSpace(why) = &outcome {
                         self.on_no_space(why);
                     }
-                    self.placed.remove(&id);
+                    if let Some(placed) = self.placed.remove(&id) {
+                        placed.tell_end(id, &outcome);
+                    }
                     self.batch.ends.push(End { id, attempt, outcome });
                 } else {
                     log::debug!(target: "builder", "an old report of build {id}, try {attempt}");
@@ -295,8 +298,8 @@ impl Builder {
         for id in std::mem::take(&mut self.batch.starts) {
             self.queue.not_started(id);
         }
-        for (&id, &backend) in &self.placed {
-            self.backends[backend].cancel(id);
+        for (&id, placed) in &self.placed {
+            self.backends[placed.backend].cancel(id);
         }
     }
 
@@ -351,8 +354,7 @@ impl Builder {
             self.on_report(Report::Ended { id, attempt, outcome: Outcome::Interrupted });
             return;
         };
-        log::debug!(target: "builder", "build {} starts, try {}", order.id, order.attempt);
-        self.placed.insert(order.id, backend);
+        self.placed.insert(order.id, Placed::new(backend, &order));
         self.backends[backend].start(order);
     }
 
@@ -376,8 +378,8 @@ impl Builder {
         let stop = self.queue.follow(facts, &|kind, system| obstacle(backends, kind, system));
         for id in stop {
             log::debug!(target: "builder", "build {id} ended in the books and is stopped");
-            if let Some(&backend) = self.placed.get(&id) {
-                self.backends[backend].cancel(id);
+            if let Some(placed) = self.placed.get(&id) {
+                self.backends[placed.backend].cancel(id);
             }
         }
     }

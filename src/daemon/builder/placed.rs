@@ -1,0 +1,47 @@
+//! A build that a backend has, and what the log says of its end.
+
+use std::path::PathBuf;
+
+use crate::model::build::{BuildId, Order, Outcome};
+
+pub(super) struct Placed {
+    /// Which of the backends has it.
+    pub(super) backend: usize,
+    /// For people: the job and its jobset.
+    job: String,
+    log: PathBuf,
+}
+
+impl Placed {
+    pub(super) fn new(backend: usize, order: &Order) -> Self {
+        let job = format!("{} of {}", order.job, order.jobset);
+        log::debug!(target: "builder", "build {} ({job}) starts, try {}", order.id, order.attempt);
+        Self { backend, job, log: order.log.clone() }
+    }
+
+    /// A line for an end that somebody may want to know of. What goes well is only of interest in detail: there may be
+    /// 100,000 of them.
+    pub(super) fn tell_end(&self, id: BuildId, outcome: &Outcome) {
+        let (job, log) = (&self.job, self.log.display());
+        match outcome {
+            Outcome::Succeeded { .. } => {
+                log::debug!(target: "builder", "build {id} ({job}) succeeded");
+            }
+            Outcome::Failed(why) => {
+                log::info!(target: "builder", "build {id} ({job}) failed: {why}; its log is {log}");
+            }
+            Outcome::DependencyFailed(why) => {
+                log::info!(target: "builder", "build {id} ({job}): {why}; its log is {log}");
+            }
+            Outcome::Aborted(why) => {
+                log::warn!(target: "builder", "a try of build {id} ({job}) was aborted: {why}; its log is {log}");
+            }
+            Outcome::NoSpace(why) | Outcome::Postponed(why) => {
+                log::warn!(target: "builder", "build {id} ({job}) is put off: {why}");
+            }
+            Outcome::Interrupted => {
+                log::debug!(target: "builder", "build {id} ({job}) was cut off");
+            }
+        }
+    }
+}
