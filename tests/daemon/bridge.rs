@@ -128,6 +128,7 @@ fn askers_are_told_their_mistakes() {
     let mut session = daemon.connect();
     session.send("(trigger-jobset nosuch)");
     session.finish();
+    assert_eq!(session.line(), None, "no answer, and the end");
     daemon.stop();
     let log = daemon.log();
     assert_eq!(log.matches("trigger nosuch").count(), 1, "{log}");

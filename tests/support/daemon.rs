@@ -87,7 +87,12 @@ impl Daemon {
     /// Starts the process and waits until its bridge answers.
     pub(crate) fn restart(&mut self) {
         self.launch();
-        assert_eq!(self.ask("version").len(), 1);
+        let until = Instant::now() + PATIENCE;
+        // Of a daemon that was killed a moment ago, a child on its way to its own program still holds the socket: whoever
+        // connects to that is hung up on.
+        while !self.connect().answers() {
+            assert!(Instant::now() < until, "no answer:\n{}", self.log());
+        }
     }
 
     pub(crate) fn state(&self) -> &Path {
@@ -308,6 +313,13 @@ impl Session {
 
     pub(crate) fn send(&mut self, request: &str) {
         writeln!(self.stream.get_mut(), "{request}").unwrap();
+    }
+
+    /// Whether a daemon is at the other end.
+    fn answers(mut self) -> bool {
+        let mut line = String::new();
+        writeln!(self.stream.get_mut(), "version").is_ok()
+            && self.stream.read_line(&mut line).is_ok_and(|length| length > 0)
     }
 
     /// Ends the requests.
