@@ -227,6 +227,11 @@ fn bring_up(directory: &File, path: &Path, top: &File, number: usize) -> io::Res
     Ok(())
 }
 
+/// Whether the reason is that there is no room, for us, on a file system.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Bytes free for us on the file system that holds `path`.
 pub(crate) fn free_space(path: &Path) -> io::Result<u64> {
     let status = nix::sys::statvfs::statvfs(path)?;

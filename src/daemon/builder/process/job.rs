@@ -70,9 +70,13 @@ impl From<Trouble> for Outcome {
     fn from(trouble: Trouble) -> Self {
         match trouble {
             Trouble::Failed(why) => Self::Failed(why),
-            Trouble::Io(doing, error) if is_full(&error) => Self::Aborted(no_space(&doing)),
-            Trouble::Prepare(doing, error) if is_full(&error) => Self::NoSpace(no_space(&doing)),
-            Trouble::Log(error) if is_full(&error) => Self::NoSpace(no_space("write the log")),
+            Trouble::Io(doing, error) if file::is_full(&error) => Self::Aborted(no_space(&doing)),
+            Trouble::Prepare(doing, error) if file::is_full(&error) => {
+                Self::NoSpace(no_space(&doing))
+            }
+            Trouble::Log(error) if file::is_full(&error) => {
+                Self::NoSpace(no_space("write the log"))
+            }
             Trouble::Io(doing, error) | Trouble::Prepare(doing, error) => {
                 Self::Aborted(format!("cannot {doing}: {error}"))
             }
@@ -83,10 +87,6 @@ impl From<Trouble> for Outcome {
             Trouble::Canceled => Self::Interrupted,
         }
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn no_space(doing: &str) -> String {

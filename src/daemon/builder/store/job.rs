@@ -140,8 +140,12 @@ fn attempt(
     leash: &Leash<Closer>,
     reach: &Reach,
 ) -> Result<Outcome, Outcome> {
-    let mut log = Log::create(&order.log, tools.max_log_size)
-        .map_err(|error| aborted("create the log", &error))?;
+    let created = Log::create(&order.log, tools.max_log_size);
+    let mut log = created.map_err(|error| match aborted("create the log", &error) {
+        // Nothing has been tried yet.
+        Outcome::Aborted(why) if file::is_full(&error) => Outcome::NoSpace(why),
+        outcome => outcome,
+    })?;
     let lost = |error: Error| match error {
         Error::Refused(message) => Outcome::Aborted(message),
         error => {
