@@ -3,6 +3,7 @@
 //! Nothing here knows the books: [`run`] hands jobs and text to a [`run::Sink`], which is the database in the
 //! daemon and the terminal for the one-off command.
 
+pub(crate) mod ask;
 pub(crate) mod command;
 mod cycles;
 pub(crate) mod guix;

@@ -18,6 +18,7 @@ pub(crate) mod store;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -127,6 +128,12 @@ impl Handle {
         for store in self.stores.iter() {
             store.hold(jobs);
         }
+    }
+
+    /// What disconnects, for each store, when all that was to be kept before is kept, or cannot be: a daemon may let it
+    /// wait for a collection's end.
+    pub(crate) fn held(&self) -> Vec<Receiver<Infallible>> {
+        self.stores.iter().map(Care::held).collect()
     }
 
     /// A jobset's specification is new: it may ask for other products of builds that are over.

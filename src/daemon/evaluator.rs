@@ -9,6 +9,7 @@ mod job;
 mod log_file;
 
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -325,19 +326,23 @@ type Tell = Arc<dyn Fn(Changes) -> Result<(), Gone> + Send + Sync>;
 /// Keeps the derivations of jobs that are about to be registered from being collected.
 type Hold = Arc<dyn Fn(&[NewJob]) + Send + Sync>;
 
+/// What disconnects, for each store, when all that was to be kept before is kept, or cannot be.
+type Held = Arc<dyn Fn() -> Vec<Receiver<Infallible>> + Send + Sync>;
+
 pub(crate) fn spawn(threads: &Spawner, ports: Ports) -> io::Result<Handle> {
-    let (builder, holder) = (ports.builder.clone(), ports.builder);
+    let [builder, holder, asked] = std::array::from_fn(|_| ports.builder.clone());
     let tell: Tell = Arc::new(move |changes| builder.changed(changes));
     let hold: Hold = Arc::new(move |jobs| holder.hold(jobs));
+    let held: Held = Arc::new(move || asked.held());
     let tools = (ports.database, ports.launcher, ports.updater);
-    spawn_telling(threads, tools, ports.settings, (tell, hold))
+    spawn_telling(threads, tools, ports.settings, (tell, hold, held))
 }
 
 fn spawn_telling(
     threads: &Spawner,
     (database, launcher, updater): (Database, Launcher, updater::Handle),
     settings: Settings,
-    (tell, hold): (Tell, Hold),
+    (tell, hold, held): (Tell, Hold, Held),
 ) -> io::Result<Handle> {
     let max = settings.max_evaluations.max(1);
     let (inbox, requests) = bounded(INBOX);
@@ -354,8 +359,17 @@ fn spawn_telling(
         settings.log_directory.clone(),
         settings.state_directory.clone(),
     ]);
-    let tools =
-        job::Tools { database, launcher, updater, settings, tell, hold, registrars, answerers };
+    let tools = job::Tools {
+        database,
+        launcher,
+        updater,
+        settings,
+        tell,
+        hold,
+        held,
+        registrars,
+        answerers,
+    };
     let work = Work { pool, tools, up, cuts: HashMap::new(), space, disks };
     threads.essential("evaluator", move |stop| run(core, requests, reports, work, stop))?;
     Ok(Handle { inbox })

@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::place::Place;
-use super::{Error, Evaluation, command};
+use super::{Error, Evaluation, ask, command};
 use crate::model::spec::{Channel, GuixSubset, Introduction, Reference};
 use crate::sys::process::Launch;
 pub(crate) use driver::main;
@@ -74,7 +74,9 @@ pub(super) fn launch(
     let words = ["/proc/self/exe".to_owned(), DRIVER.to_owned(), asked.print()];
     let mut launch = command::launch(&words, evaluation, place);
     launch.environment.extend(settings(std::env::vars_os()));
-    launch.environment.push(("GORGET_ANSWERS".into(), place.answers().into()));
+    if evaluation.id.is_some() {
+        launch.environment.push((ask::ANSWERS.into(), place.answers().into()));
+    }
     Ok(launch)
 }
 

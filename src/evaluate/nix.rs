@@ -13,7 +13,7 @@ mod translate;
 use std::ffi::OsString;
 
 use super::place::Place;
-use super::{Evaluation, command};
+use super::{Evaluation, ask, command};
 use crate::model::spec::NixSubset;
 use crate::sys::process::Launch;
 pub(crate) use driver::main;
@@ -38,6 +38,9 @@ pub(super) fn launch(subset: &NixSubset, evaluation: &Evaluation<'_>, place: &Pl
     }
     let mut launch = command::launch(&words, evaluation, place);
     launch.environment.extend(settings(std::env::vars_os()));
+    if evaluation.id.is_some() {
+        launch.environment.push((ask::ANSWERS.into(), place.answers().into()));
+    }
     launch
 }
 

@@ -62,6 +62,10 @@ impl Sink for Terminal<'_> {
         Ok(())
     }
 
+    fn holds(&mut self) -> Result<(), Cut> {
+        Ok(())
+    }
+
     fn errors(&mut self, bytes: &[u8]) {
         (self.text)(bytes);
     }

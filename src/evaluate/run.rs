@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::ask::HOLD;
 use super::line::{self, AWAIT, MAX_LINE};
 use super::nix;
 use super::resolve::{self, Resolver};
@@ -37,6 +38,8 @@ pub(crate) trait Sink {
     fn jobs(&mut self, line: &[u8], jobs: &mut Vec<NewJob>) -> Result<(), Cut>;
     /// The evaluator waits for the end of the build of this job, which came before.
     fn awaits(&mut self, job: &str, system: &str) -> Result<(), Cut>;
+    /// The evaluator waits until the derivations of the jobs so far are kept.
+    fn holds(&mut self) -> Result<(), Cut>;
     /// What the evaluator wrote for people.
     fn errors(&mut self, bytes: &[u8]);
     /// A remark of ours for people: one line.
@@ -372,6 +375,9 @@ impl Lines {
         }
         if line.trim_ascii().is_empty() {
             return Ok(());
+        }
+        if self.explains && line == HOLD {
+            return Ok(sink.holds()?);
         }
         let mut parsed = line::parse(line).map_err(|error| self.bad(line, Problem::Line(error)))?;
         let awaited = parsed.awaited && self.explains;

@@ -11,12 +11,13 @@ mod products;
 mod roots;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use self::job::Tools;
 use self::keeper::Keeper;
@@ -55,6 +56,11 @@ impl Care {
     /// Keeps the derivations of jobs that are about to be registered.
     pub(super) fn hold(&self, jobs: &[NewJob]) {
         self.keeper.hold(jobs);
+    }
+
+    /// Disconnects when all that was to be kept before is.
+    pub(super) fn held(&self) -> Receiver<Infallible> {
+        self.keeper.held()
     }
 
     /// A jobset's specification is new: it may ask for other products.

@@ -1,4 +1,4 @@
-//! Answers to evaluators that wait for a build: how it ended.
+//! Answers to evaluators that wait for a build, how it ended, or for their derivations to be kept.
 //!
 //! A build needs no evaluation to get on, so that waiting for one here holds nothing up but this evaluation, which has
 //! its own deadline. Invariant: an answer is written once, when the build has ended, or never, when the evaluation has.
@@ -10,8 +10,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crossbeam_channel::{Receiver, select};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::Held;
 use crate::db::{Database, Error, Subscription, builds};
 use crate::evaluate::line::shortened;
 use crate::model::error::chain;
@@ -24,10 +25,16 @@ const ROOM: usize = 1024;
 /// Bytes of an error that are told: the line must fit a pipe at once.
 const MAX_ERROR: usize = 512;
 
-/// A job whose end an evaluator waits for.
+/// What an evaluator waits for.
+pub(super) enum What {
+    /// The end of a job's build.
+    Build { job: String, system: String },
+    /// That the derivations of its jobs are kept.
+    Held,
+}
+
 pub(super) struct Awaited {
-    pub(super) job: String,
-    pub(super) system: String,
+    pub(super) what: What,
     /// The pipe to write to.
     pub(super) answers: PathBuf,
     /// Disconnects when the evaluation is over.
@@ -35,17 +42,36 @@ pub(super) struct Awaited {
 }
 
 impl Awaited {
-    /// Waits for the end of the build of a job that is in the books, and tells. Runs on a thread of a pool.
-    pub(super) fn tell(&self, database: &Database, evaluation: EvaluationId) {
-        let (status, error) = match self.wait(database, evaluation) {
+    /// Waits for it, of jobs that are in the books, and tells. `held` gives what disconnects when derivations are kept.
+    /// Runs on a thread of a pool.
+    pub(super) fn tell(&self, database: &Database, held: &Held, evaluation: EvaluationId) {
+        match &self.what {
+            What::Build { job, system } => self.tell_end(database, evaluation, job, system),
+            What::Held => {
+                for store in held() {
+                    select! {
+                        recv(self.over) -> _ => return,
+                        recv(store) -> _ => {}
+                    }
+                }
+                self.answer(evaluation, &json!({ "status": "held", "error": null }));
+            }
+        }
+    }
+
+    fn tell_end(&self, database: &Database, evaluation: EvaluationId, job: &str, system: &str) {
+        let (status, error) = match self.wait(database, evaluation, job, system) {
             Ok(Some(ended)) => ended,
             Ok(None) => return,
             Err(error) => (BuildStatus::Aborted, Some(chain(&error))),
         };
         let error = error.map(|error| shortened(&error, MAX_ERROR).into_owned());
-        let line = format!("{}\n", json!({ "status": status.word(), "error": error }));
-        if let Err(error) = write(&self.answers, line.as_bytes()) {
-            log::warn!(target: "evaluator", "evaluation {evaluation} does not hear of its build: {error}");
+        self.answer(evaluation, &json!({ "status": status.word(), "error": error }));
+    }
+
+    fn answer(&self, evaluation: EvaluationId, answer: &Value) {
+        if let Err(error) = write(&self.answers, format!("{answer}\n").as_bytes()) {
+            log::warn!(target: "evaluator", "evaluation {evaluation} does not hear what it waits for: {error}");
         }
     }
 
@@ -54,6 +80,8 @@ impl Awaited {
         &self,
         database: &Database,
         evaluation: EvaluationId,
+        job: &str,
+        system: &str,
     ) -> Result<Option<(BuildStatus, Option<String>)>, Error> {
         let reader = database.reader()?;
         loop {
@@ -61,7 +89,7 @@ impl Awaited {
             let subscription = database.subscribe(ROOM)?;
             let events: &Receiver<Subscription> = &subscription;
             loop {
-                match builds::of_job(&reader, evaluation, &self.job, &self.system)? {
+                match builds::of_job(&reader, evaluation, job, system)? {
                     Some((status, error)) if !status.is_pending() => {
                         return Ok(Some((status, error)));
                     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, at, bounded, never, select};
 
-use super::answers::Awaited;
+use super::answers::{Awaited, What};
 use super::job::Tools;
 use super::log_file::LogFile;
 use crate::actor::{Gone, panic_message};
@@ -182,6 +182,13 @@ impl Books {
         self.hand_over()
     }
 
+    fn await_what(&mut self, what: What) -> Result<(), Cut> {
+        let (answers, over) = (self.answers.clone(), self.ended.clone());
+        self.awaited.push(Awaited { what, answers, over });
+        // What comes next may depend on it.
+        self.send()
+    }
+
     /// Hands over the batch as it is; an empty one says that it is the last.
     fn hand_over(&mut self) -> Result<(), Cut> {
         let Some(batches) = &self.batches else { return Err(Cut::Interrupted) };
@@ -222,14 +229,11 @@ impl Sink for Books {
     }
 
     fn awaits(&mut self, job: &str, system: &str) -> Result<(), Cut> {
-        self.awaited.push(Awaited {
-            job: job.to_owned(),
-            system: system.to_owned(),
-            answers: self.answers.clone(),
-            over: self.ended.clone(),
-        });
-        // What comes next may depend on it.
-        self.send()
+        self.await_what(What::Build { job: job.to_owned(), system: system.to_owned() })
+    }
+
+    fn holds(&mut self) -> Result<(), Cut> {
+        self.await_what(What::Held)
     }
 
     fn errors(&mut self, bytes: &[u8]) {
@@ -277,8 +281,8 @@ fn register(
             write(tools, move |tx| builds::register(tx, id, &jobs))?;
         }
         for awaited in awaited {
-            let database = tools.database.clone();
-            let waits = tools.answerers.run(move || awaited.tell(&database, id));
+            let (database, held) = (tools.database.clone(), tools.held.clone());
+            let waits = tools.answerers.run(move || awaited.tell(&database, &held, id));
             waits.map_err(|_| "nobody is free to wait for a build".to_owned())?;
         }
         inputs.late(false, |needs| write(tools, move |tx| builds::depend(tx, id, &needs)))?;

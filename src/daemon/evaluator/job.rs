@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::books::Books;
 use super::log_file::LogFile;
-use super::{Evaluated, Hold, Report, Request, Settings, Slot, Tell};
+use super::{Evaluated, Held, Hold, Report, Request, Settings, Slot, Tell};
 use crate::actor::panic_message;
 use crate::actor::pool::Pool;
 use crate::daemon::updater::{self, Absent};
@@ -40,6 +40,7 @@ pub(super) struct Tools {
     pub(super) settings: Settings,
     pub(super) tell: Tell,
     pub(super) hold: Hold,
+    pub(super) held: Held,
     /// The threads that wait for the books.
     pub(super) registrars: Pool,
     /// The threads that wait for builds of which an evaluator wants to know the end.

@@ -5,8 +5,7 @@
 //! Nothing here has a deadline of its own: the evaluation's ends the driver, and its end ends what it started.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,6 +19,7 @@ use super::request::{Asked, Given, Pinned, datum};
 use super::script::{self, Printed, Run, Script};
 use crate::actor::Spawner;
 use crate::actor::pool::Pool;
+use crate::evaluate::ask::{self, ANSWERS, Answer, Answers};
 use crate::evaluate::nix::SAYS;
 use crate::model::error::chain;
 use crate::model::status::BuildStatus;
@@ -34,9 +34,6 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Lines on their way from the processes to the output: they are short, and the output does not wait for long.
 const LINES: usize = 64;
-
-/// Bytes of an answer: an error is a line.
-const MAX_ANSWER: u64 = 4096;
 
 /// Why there are no jobs, or not all.
 #[derive(Debug)]
@@ -120,13 +117,6 @@ struct Channel {
     directory: PathBuf,
 }
 
-/// How the daemon says that a build has ended.
-#[derive(Deserialize)]
-struct Answer {
-    status: String,
-    error: Option<String>,
-}
-
 struct Driver {
     launcher: Launcher,
     asked: Asked,
@@ -178,7 +168,10 @@ impl Driver {
 
     /// The profile that holds the channels, once it is built.
     fn profile(&mut self) -> Result<String, Error> {
-        let answers = if self.asked.builds { None } else { Some(Answers::open()?) };
+        let answers = match self.asked.builds {
+            true => None,
+            false => Some(Answers::open().map_err(Error::Answer)?.ok_or(Error::Missing(ANSWERS))?),
+        };
         let request = datum(&self.asked, &self.channels);
         let mut run =
             Run::start(&self.launcher, &self.asked.command, Script::Profile, &[&request])?;
@@ -213,7 +206,7 @@ impl Driver {
         self.printed.emit(job.to_string().as_bytes(), PROFILE, &system, Some(&derivation))?;
         if let Some(answers) = answers {
             say(&format!("waiting for the build of {PROFILE}"));
-            let Answer { status, error } = answers.next()?;
+            let Answer { status, error } = answers.next().map_err(Error::Answer)?;
             if status != BuildStatus::Succeeded.word() {
                 return Err(Error::Profile(status, error));
             }
@@ -272,8 +265,16 @@ impl Driver {
                 }
                 Said::Ended(system, result) => {
                     running -= 1;
+                    let error = match result {
+                        Ok(run) => {
+                            ask::hold().map_err(Error::Answer)?;
+                            run.stop();
+                            running += begin(&lane);
+                            continue;
+                        }
+                        Err(error) => error,
+                    };
                     running += begin(&lane);
-                    let Err(error) = result else { continue };
                     // The others go on: what they find is good.
                     if first.is_some() {
                         say(&format!("{system}: {}", chain(&error)));
@@ -300,8 +301,14 @@ fn receive(said: &Receiver<Said>) -> Result<Said, Error> {
 
 /// What a system's process says.
 enum Said {
-    Job { line: Vec<u8>, job: String, system: String, derivation: Option<String> },
-    Ended(String, Result<(), script::Error>),
+    Job {
+        line: Vec<u8>,
+        job: String,
+        system: String,
+        derivation: Option<String>,
+    },
+    /// With the process that is through with its jobs, and that keeps their derivations.
+    Ended(String, Result<Run, script::Error>),
 }
 
 /// The jobs of one system.
@@ -320,7 +327,7 @@ impl Task {
         let _ = self.lane.send(Said::Ended(self.system, result));
     }
 
-    fn jobs(&self) -> Result<(), script::Error> {
+    fn jobs(&self) -> Result<Run, script::Error> {
         let arguments = [self.request.as_str(), &self.system];
         let mut run = Run::start(&self.launcher, &self.guix, Script::Jobs, &arguments)?;
         let (mut number, mut through) = (0, false);
@@ -332,7 +339,10 @@ impl Task {
                     let gone = |_| script::Error::Output(io::ErrorKind::BrokenPipe.into());
                     self.lane.send(said).map_err(gone)?;
                 }
-                Printed::End { end } => through = end == number,
+                Printed::End { end } => {
+                    through = end == number;
+                    return Ok(true);
+                }
                 Printed::Channel { .. } | Printed::Profile { .. } => {
                     return Err(script::Error::Incomplete);
                 }
@@ -340,7 +350,7 @@ impl Task {
             Ok(false)
         })?;
         match ended {
-            Some(exit) if exit.how == How::Code(0) && through => Ok(()),
+            None if through => Ok(run),
             Some(exit) => Err(run.failure(exit)),
             None => Err(script::Error::Incomplete),
         }
@@ -389,25 +399,5 @@ impl Jobs {
         if self.left_out > 0 {
             say(&format!("{} jobs are left out: others have their names", self.left_out));
         }
-    }
-}
-
-/// Where the daemon says how builds have ended.
-struct Answers(BufReader<io::Take<File>>);
-
-impl Answers {
-    /// Before anything is asked. For writing, too: so that it is not at its end while nobody else writes.
-    fn open() -> Result<Self, Error> {
-        let path = env::var_os("GORGET_ANSWERS").ok_or(Error::Missing("GORGET_ANSWERS"))?;
-        let path = PathBuf::from(path);
-        let file = File::options().read(true).write(true).open(&path);
-        let file = file.map_err(|error| Error::Prepare(path, error))?;
-        Ok(Self(BufReader::new(io::Read::take(file, MAX_ANSWER))))
-    }
-
-    fn next(mut self) -> Result<Answer, Error> {
-        let mut line = String::new();
-        self.0.read_line(&mut line).map_err(Error::Answer)?;
-        serde_json::from_str(&line).map_err(|error| Error::Answer(error.into()))
     }
 }

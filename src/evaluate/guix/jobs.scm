@@ -219,4 +219,10 @@
                   (guarded (lambda () (evaluate store subset))
                            (lambda (message) (print-error name message)))))
                %pieces)
-     (print (cons "end" %number)))))
+     ;; What was said for people, before it is not listened to any more.
+     (flush-all-ports)
+     (print (cons "end" %number))
+     ;; The connection keeps the derivations until somebody else does.
+     (let wait ()
+       (pause)
+       (wait)))))

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::evaluate::line::MAX_LINE;
 use crate::evaluate::nix::{Cutter, SAYS};
+use crate::sys::clock;
 use crate::sys::process::{Child, Exit, How, Launch, Launcher, Program, Read};
 
 /// What every script begins with.
@@ -165,7 +166,7 @@ impl Run {
                         Ok(())
                     })?;
                     if enough {
-                        return Ok(None);
+                        return self.hear_rest().map(|()| None);
                     }
                 }
                 Read::Errors => {
@@ -184,6 +185,25 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// What it had said for people when it printed its last line.
+    fn hear_rest(&mut self) -> Result<(), Error> {
+        let mut buffer = Vec::new();
+        while let Read::Errors =
+            self.child.read(&mut buffer, Some(clock::now())).map_err(Error::Read)?
+        {
+            let said = &mut self.said;
+            self.errors.feed(&buffer, |text| {
+                hear(text, said);
+                Ok::<(), Error>(())
+            })?;
+            buffer.clear();
+        }
+        if let Some(last) = self.errors.last() {
+            hear(&last, &mut self.said);
+        }
+        Ok(())
     }
 
     /// What an end that came too early, or is a failure, means.

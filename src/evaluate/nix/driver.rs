@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
+use std::fs::File;
 use std::hash::BuildHasher;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -16,10 +17,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 use std::{env, fmt, fs};
 
+use nix::sys::stat::Mode;
+
 use super::SAYS;
 use super::source::{self, Source, Walk};
 use super::steps::{self, Cutter, Said, Step};
 use super::translate::{Found, Translator, print};
+use crate::actor::{Spawner, Threads};
+use crate::evaluate::ask;
 use crate::model::error::chain;
 use crate::sys::clock;
 use crate::sys::process::{Child, Exit, How, Launch, Launcher, Program, Read};
@@ -51,6 +56,8 @@ enum Error {
     Start(&'static str, io::Error),
     Read(io::Error),
     Output(io::Error),
+    /// The daemon does not say that it keeps derivations.
+    Hold(io::Error),
     /// The expression itself cannot be evaluated, or the store not be used: what Nix says.
     Nix(String),
     /// The program ended so.
@@ -67,6 +74,7 @@ impl fmt::Display for Error {
             Self::Start(program, _) => write!(f, "cannot start {program}"),
             Self::Read(_) => f.write_str("cannot read from a process"),
             Self::Output(_) => f.write_str("cannot hand on a job"),
+            Self::Hold(_) => f.write_str("cannot tell whether derivations are kept"),
             Self::Nix(message) => f.write_str(message),
             Self::Ended(program, How::Code(code)) => write!(f, "{program}: exit status {code}"),
             Self::Ended(program, How::Signal(signal)) => write!(f, "{program}: signal {signal}"),
@@ -88,7 +96,8 @@ impl std::error::Error for Error {
             Self::Prepare(_, error)
             | Self::Start(_, error)
             | Self::Read(error)
-            | Self::Output(error) => Some(error),
+            | Self::Output(error)
+            | Self::Hold(error) => Some(error),
             Self::Line(error) => Some(error),
             Self::Nix(_) | Self::Ended(..) => None,
         }
@@ -119,6 +128,11 @@ fn log_line(line: &[u8]) {
 
 struct Driver {
     launcher: Launcher,
+    /// For the threads that open the gate.
+    spawner: Spawner,
+    _threads: Threads,
+    /// The pipe that processes read at their end; `None` where nobody keeps derivations.
+    gate: Option<PathBuf>,
     source: Source,
     translator: Translator,
     expression: PathBuf,
@@ -187,8 +201,21 @@ impl Driver {
         fs::write(&expression, EXPRESSION)
             .map_err(|error| Error::Prepare(expression.clone(), error))?;
         let mark = format!("gorget-{:016x} ", RandomState::new().hash_one(0));
+        let gate = match env::var_os(ask::ANSWERS) {
+            Some(_) => {
+                let gate = source.gate();
+                nix::unistd::mkfifo(&gate, Mode::S_IRUSR | Mode::S_IWUSR)
+                    .map_err(|error| Error::Prepare(gate.clone(), error.into()))?;
+                Some(gate)
+            }
+            None => None,
+        };
+        let (spawner, threads) = Spawner::new();
         Ok(Self {
             launcher,
+            spawner,
+            _threads: threads,
+            gate,
             translator: Translator::new(source.systems.clone(), source.places()),
             source,
             expression,
@@ -251,6 +278,7 @@ impl Driver {
             inclusive: resume.is_some_and(|&(_, inclusive)| inclusive),
             strict: false,
             only: None,
+            gate: self.gate.as_deref(),
         };
         let mut child = self.instantiate(&walk)?;
         let (mut cutter, mut said) = (Cutter::default(), Said::default());
@@ -282,11 +310,15 @@ impl Driver {
                     }
                     return Ok(());
                 }
+                if let Step::End = step {
+                    return self.open_gate();
+                }
                 let path = current.take().unwrap_or_default();
                 done += usize::from(self.step(step, path)?);
                 Ok(())
             })?;
             if let Some(path) = renew {
+                ask::hold().map_err(Error::Hold)?;
                 child.stop(GRACE);
                 return Ok(Pass::Renewed(path));
             }
@@ -311,10 +343,19 @@ impl Driver {
             Step::Deep(path) => {
                 say(&format!("{} is nested too deep and is left out", print(&path)));
             }
-            Step::Begin(_) | Step::Enter => return Ok(false),
+            Step::Begin(_) | Step::Enter | Step::End => return Ok(false),
             Step::None => {}
         }
         Ok(true)
+    }
+
+    /// Lets a process end that is through, once the derivations that it keeps are kept by the daemon. Opening the pipe
+    /// waits for the process to read it; should it die before, that thread is left behind.
+    fn open_gate(&self) -> Result<(), Error> {
+        let Some(gate) = self.gate.clone() else { return Ok(()) };
+        ask::hold().map_err(Error::Hold)?;
+        let open = move |_| File::options().write(true).open(gate).map(drop);
+        self.spawner.child("gate", open, |_| {}).map_err(Error::Hold)
     }
 
     /// Attributes that throw are caught, but not what they say: that takes a process that dies of it.
@@ -327,6 +368,7 @@ impl Driver {
                 inclusive: false,
                 strict: true,
                 only: Some(&path),
+                gate: None,
             };
             if path.len() > 1 {
                 say(&format!("{} cannot be evaluated:", print(&path)));
@@ -372,6 +414,7 @@ impl Driver {
             inclusive: false,
             strict: true,
             only: None,
+            gate: None,
         };
         let roots = self.source.temporary.join("roots").to_string_lossy().into_owned();
         let mut words: Vec<String> =

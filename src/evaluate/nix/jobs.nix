@@ -10,7 +10,7 @@
 let
   inherit (builtins)
     attrNames concatMap elem filter foldl' fromJSON functionArgs getFlake head intersectAttrs isAttrs isFunction isInt
-    isList isString length lessThan listToAttrs mapAttrs removeAttrs seq storeDir stringLength substring tail toJSON
+    isList isString length lessThan listToAttrs mapAttrs readFile removeAttrs seq storeDir stringLength substring tail toJSON
     trace tryEval unsafeDiscardStringContext;
 
   ask = fromJSON request;
@@ -165,4 +165,6 @@ let
 in
 if !ask.walk then mapAttrs (root: tree root 1) roots
 else if ask ? only then seq (look (head ask.only) (length ask.only) alone) null
-else walk [ ] roots (ask.resume or null)
+else seq (walk [ ] roots (ask.resume or null))
+  # This process keeps the derivations until it ends: it reads what can be read only once somebody else keeps them.
+  (if ask ? gate then tell { end = null; } (seq (readFile ask.gate) null) else null)

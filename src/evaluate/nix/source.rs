@@ -95,12 +95,19 @@ impl Source {
         Ok(Self { what, systems, channels, temporary })
     }
 
+    /// The pipe that a process of Nix reads at its end.
+    pub(super) fn gate(&self) -> PathBuf {
+        self.temporary.join("gate")
+    }
+
     /// Options that all Nix programs take: where `<NAME>` is found, and what flakes need.
     pub(super) fn options(&self) -> Vec<String> {
         let mut options = Vec::new();
         for channel in &self.channels {
             options.extend(["-I".to_owned(), format!("{}={}", channel.name, channel.directory)]);
         }
+        // Where only what is on the search path may be read.
+        options.extend(["-I".to_owned(), format!("gorget-gate={}", self.gate().display())]);
         if let What::Flake { .. } = self.what {
             options.extend([
                 "--extra-experimental-features".to_owned(),
@@ -157,6 +164,9 @@ pub(super) struct Walk<'a> {
     /// The one attribute to look at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) only: Option<&'a [String]>,
+    /// The pipe that is read at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) gate: Option<&'a Path>,
 }
 
 #[derive(Serialize)]

@@ -29,6 +29,8 @@ pub(super) enum Step {
     Deep(Vec<String>),
     /// It is no job.
     None,
+    /// All is done; the process waits at the gate.
+    End,
 }
 
 /// Takes the step out of a line, if it has one.

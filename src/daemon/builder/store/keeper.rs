@@ -5,10 +5,11 @@
 //! then its link, which outlives the connection. Derivations get the first when a job is read, the second when it is in
 //! the books. Builds themselves keep what they built.
 //!
-//! Invariant: nobody waits for a root. Whatever could not be heard of or done is found in the books, at the latest when
-//! the daemon answers again.
+//! Invariant: nobody waits for a root but an evaluator, whose process keeps derivations until then. Whatever could not be
+//! heard of or done is found in the books, at the latest when the daemon answers again.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, at, bounded, never, sele
 
 use super::probe::Reach;
 use super::roots::{self, Trouble};
-use crate::actor::{Gone, Spawner, Stop};
+use crate::actor::{self, Gone, Spawner, Stop};
 use crate::daemon::builder::running::Leash;
 use crate::db::{Database, Reader, builds, wanted};
 use crate::model::build::{BuildId, Store};
@@ -50,6 +51,8 @@ enum Message {
     Hold(Vec<String>),
     /// Builds that changed in the books, or are wanted again.
     Changed(Vec<BuildId>),
+    /// To be dropped when all before it has been done, or cannot be.
+    Tell(#[expect(dead_code, reason = "dropped, not read")] Sender<Infallible>),
 }
 
 /// Whom to tell. The flag is no message: it says that messages were lost.
@@ -71,6 +74,14 @@ impl Keeper {
         if !derivations.is_empty() {
             self.send(Message::Hold(derivations));
         }
+    }
+
+    /// Disconnects when all that was asked for before has been done, or cannot be.
+    pub(super) fn held(&self) -> Receiver<Infallible> {
+        let (told, held) = bounded(0);
+        // One that waits so long has more to do than anybody can wait for: it disconnects at once.
+        let _ = self.inbox.send_timeout(Message::Tell(told), actor::PATIENCE);
+        held
     }
 
     pub(super) fn heed(&self, builds: &[BuildId]) {
@@ -213,9 +224,11 @@ impl Rounds {
             return;
         }
         let behind = self.keeper.behind.swap(false, Ordering::AcqRel);
-        let done = match message {
-            Message::Hold(derivations) => self.hold(&derivations),
-            Message::Changed(builds) => self.changed(&builds),
+        let done = match &message {
+            Message::Hold(derivations) => self.hold(derivations),
+            Message::Changed(builds) => self.changed(builds),
+            // By being dropped at the end of this round.
+            Message::Tell(_) => Ok(()),
         };
         let done = done.and_then(|()| if behind { self.everything() } else { Ok(()) });
         self.used = clock::now();

@@ -66,9 +66,13 @@ impl Whole {
             Places { mirrors: path.join("cache/git"), checkouts: path.join("cache/checkouts") };
         let updater = updater::spawn(&spawner, launcher.clone(), places, 1, LONG).unwrap();
         let tools = (database, launcher, updater);
-        let handle =
-            spawn_telling(&spawner, tools, settings.clone(), (Arc::new(tell), Arc::new(|_| {})))
-                .unwrap();
+        let handle = spawn_telling(
+            &spawner,
+            tools,
+            settings.clone(),
+            (Arc::new(tell), Arc::new(|_| {}), Arc::new(Vec::new)),
+        )
+        .unwrap();
         let (lane, answers) = bounded(8);
         Self { directory, threads, handle, reader, settings, told, lane, answers }
     }
