@@ -2,11 +2,17 @@
 //!
 //! Invariant: a trigger that was answered `Ok` is followed by a look that begins after it.
 
+mod faults;
+mod instances;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use self::faults::{Faults, backoff};
+use self::instances::pinned;
+pub(in crate::daemon) use self::instances::{decides_jobs, fingerprint};
 use super::{Message, Reply, Seed};
 use crate::daemon::evaluator::{Answer, Evaluated, Request};
 use crate::daemon::registry::Refusal;
@@ -15,7 +21,6 @@ use crate::model::evaluation::{Checkout, Ending, EvaluationId};
 use crate::model::spec::{Channel, Specification};
 use crate::model::status::JobsetStatus;
 use crate::model::time::Time;
-use crate::spec;
 
 /// How far back triggered updates count, and update times are remembered: Cuirass's window.
 const WINDOW: Duration = Duration::from_secs(300);
@@ -31,12 +36,6 @@ const HOLD: Duration = Duration::from_secs(30);
 
 /// Retries that may wait: a person clicking; beyond this something is wrong.
 const RETRIES: usize = 16;
-
-/// The wait before an evaluation is repeated that a fault here ended; it triples with each try.
-const BACKOFF: Duration = Duration::from_secs(60);
-
-/// How often an evaluation is tried that faults here end: as often as a build, over about 40 minutes.
-const TRIES: u32 = 5;
 
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -71,14 +70,6 @@ struct Retry {
     /// Tries that faults here ended.
     tries: u32,
     due: Instant,
-}
-
-/// What faults here did to the last evaluation.
-struct Faults {
-    fingerprint: String,
-    tries: u32,
-    /// When a look is to find it again; `None` when that is for others to ask.
-    due: Option<Instant>,
 }
 
 /// What is under way.
@@ -374,69 +365,6 @@ impl Core {
         self.settle(now, out);
     }
 
-    /// Whether what a look found is to be evaluated.
-    fn is_wanted(&self, now: Moment, fingerprint: &str, asked: bool) -> bool {
-        match &self.last {
-            Some((last, repeat)) if last == fingerprint => {
-                // What a fault here ended is not repeated by every poll, but when it is time.
-                let time = match &self.faults {
-                    Some(faults) if faults.fingerprint == fingerprint => {
-                        asked || faults.due.is_some_and(|due| due <= now.instant)
-                    }
-                    Some(_) | None => true,
-                };
-                *repeat && time
-            }
-            Some(_) | None => true,
-        }
-    }
-
-    /// A fault here ended an evaluation: it is repeated later, until its tries are spent.
-    fn on_fault(
-        &mut self,
-        now: Moment,
-        fingerprint: String,
-        retry: Option<Retry>,
-        out: &mut Vec<Effect>,
-    ) {
-        if let Some(retry) = retry {
-            let tries = retry.tries + 1;
-            if self.faults.as_ref().is_none_or(|faults| faults.fingerprint == fingerprint) {
-                self.faults = Some(Faults { fingerprint, tries, due: None });
-            }
-            if tries < TRIES {
-                // It stays promised.
-                let due = now.instant + backoff(tries);
-                self.retries.push_back(Retry { tries, due, ..retry });
-            } else {
-                self.keep_retry(&retry, out);
-            }
-            return;
-        }
-        let tries = self.faults.as_ref().map_or(0, |faults| faults.tries) + 1;
-        let due = (tries < TRIES).then(|| now.instant + backoff(tries));
-        self.faults = Some(Faults { fingerprint, tries, due });
-        // The books have it as an evaluation to be repeated.
-        self.keep_promise(out);
-    }
-
-    /// This is evaluated: what faults did to others before is forgotten, or to the same when somebody `asked`. A retry
-    /// of others leaves the repetition to a look.
-    fn heed_faults(&mut self, fingerprint: &str, is_retry: bool, asked: bool) {
-        let Some(faults) = &mut self.faults else { return };
-        match faults.fingerprint == fingerprint {
-            true if asked => self.faults = None,
-            true => faults.due = None,
-            false if is_retry => {}
-            false => self.faults = None,
-        }
-    }
-
-    /// When a look is due for the sake of an evaluation that a fault here ended.
-    fn repetition(&self) -> Option<Instant> {
-        self.faults.as_ref().and_then(|faults| faults.due).filter(|_| self.active)
-    }
-
     /// A look that was asked for has been made, unless another one was asked for since.
     fn keep_promise(&mut self, out: &mut Vec<Effect>) {
         if self.promised && !self.again {
@@ -589,61 +517,12 @@ pub(in crate::daemon) fn effective_period(
     if specification.period.is_zero() { interval } else { specification.period }
 }
 
-/// Whether the jobs could differ between the two.
-pub(in crate::daemon) fn decides_jobs(old: &Specification, new: &Specification) -> bool {
-    old.channels != new.channels || old.evaluator != new.evaluator || old.systems != new.systems
-}
-
-/// The wait after this many tries that faults here ended.
-fn backoff(tries: u32) -> Duration {
-    BACKOFF * 3_u32.pow(tries.clamp(1, TRIES) - 1)
-}
-
 /// Where in the first period a jobset's first poll falls, 0 to 1: the same at every start, and as good as
 /// random over many names.
 fn spread(name: &str) -> f64 {
     let digest = Sha256::digest(name.as_bytes());
     let word = u16::from_be_bytes([digest[0], digest[1]]);
     f64::from(word) / f64::from(u16::MAX)
-}
-
-/// The channels of an evaluation's checkouts, at their commits.
-fn pinned(specification: &Specification, checkouts: &[Checkout]) -> Vec<Channel> {
-    let introduction = |checkout: &Checkout| {
-        let same = |c: &&Channel| c.name == checkout.channel && c.url == checkout.url;
-        specification.channels.iter().find(same).and_then(|c| c.introduction.clone())
-    };
-    checkouts
-        .iter()
-        .map(|checkout| Channel { introduction: introduction(checkout), ..checkout.pinned() })
-        .collect()
-}
-
-/// Identifies what an evaluation is made from: what in the specification decides jobs, and the set of
-/// (channel, commit).
-pub(in crate::daemon) fn fingerprint(
-    specification: &Specification,
-    checkouts: &[Checkout],
-) -> String {
-    let mut commits: Vec<_> =
-        checkouts.iter().map(|c| (c.channel.as_str(), c.commit.as_str())).collect();
-    commits.sort_unstable();
-    let mut hash = Sha256::new();
-    hash.update(spec::json::job_fingerprint(specification));
-    for (channel, commit) in commits {
-        // Neither holds a zero byte, so no two sets read alike.
-        hash.update(channel);
-        hash.update([0]);
-        hash.update(commit);
-        hash.update([0]);
-    }
-    let mut text = String::with_capacity(64);
-    for byte in hash.finalize() {
-        use std::fmt::Write as _;
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 #[cfg(test)]

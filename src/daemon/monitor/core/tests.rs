@@ -2,6 +2,7 @@
 
 use crossbeam_channel::bounded;
 
+use super::faults::BACKOFF;
 use super::*;
 use crate::db::promises::Promised;
 use crate::model::spec::Reference;
