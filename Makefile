@@ -66,7 +66,8 @@ run: all
 	@echo
 	@echo "Interrupt (Ctrl-C) stops it in order; the next 'make run' goes on from there."
 	@echo
-	@GORGET_LOG=$${GORGET_LOG:-info,builder=debug} exec $(program) register --state-directory "$(demo)" --specifications "$(demo)/demo.json"
+	@GORGET_LOG=$${GORGET_LOG:-info,builder=debug} exec $(program) register --state-directory "$(demo)" --specifications "$(demo)/demo.json" \
+	  --builder process
 
 # Tests last: what they say is what people look for.
 check: deps

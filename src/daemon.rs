@@ -80,6 +80,16 @@ pub(crate) struct Config {
     pub(crate) parameters: Parameters,
 }
 
+impl Config {
+    /// Where the database grows.
+    fn database_directory(&self) -> PathBuf {
+        match self.database.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            Some(_) | None => PathBuf::from("."),
+        }
+    }
+}
+
 /// What `-P` says.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Parameters {

@@ -55,7 +55,7 @@ complete -c gorget -n '__fish_seen_subcommand_from register' -l fallback -d 'Bui
 complete -c gorget -n '__fish_seen_subcommand_from register' -l use-substitutes -d 'Accepted for Cuirass\'s sake, and ignored.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l job-user -x -a '(__fish_complete_users)' -d 'Run evaluators and builds as USER. Without it, pushed code can do whatever the daemon can.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l max-log-size -x -d 'End a build or evaluation that logs more than SIZE.'
-complete -c gorget -n '__fish_seen_subcommand_from register' -l minimum-disk-space -x -d 'Start no build and no evaluation while less than SIZE is free on a disk that holds state, cache or logs; 0 turns this off.'
+complete -c gorget -n '__fish_seen_subcommand_from register' -l minimum-disk-space -x -d 'Start no build and no evaluation while less than SIZE is free on a disk that holds the database, state, cache or logs; 0 turns this off.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l ttl -x -d 'Keep products for DURATION.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l log-expiry -x -d 'Keep logs for DURATION.'
 complete -c gorget -n '__fish_seen_subcommand_from register' -l build-expiry -x -d 'Cancel builds that have waited longer than DURATION.'

@@ -248,8 +248,8 @@ pub(crate) const COMMANDS: &[Command] = &[
                     Flag::value(
                         "minimum-disk-space",
                         "SIZE",
-                        "Start no build and no evaluation while less than SIZE is free on a disk that holds state, cache or \
-                         logs; 0 turns this off.",
+                        "Start no build and no evaluation while less than SIZE is free on a disk that holds the database, state, \
+                         cache or logs; 0 turns this off.",
                     )
                     .default("1GiB"),
                 ],

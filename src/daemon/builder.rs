@@ -212,6 +212,9 @@ pub(crate) struct Settings {
     /// Holds `builds/`.
     pub(crate) log_directory: PathBuf,
     pub(crate) max_builds: usize,
+    pub(crate) database_directory: PathBuf,
+    /// How long a look at a repository may go without a byte.
+    pub(crate) fetch_timeout: Duration,
     pub(crate) max_log_size: u64,
     pub(crate) minimum_disk_space: u64,
     pub(crate) job_user: Option<User>,
@@ -226,6 +229,7 @@ impl Settings {
     /// Where builds write.
     fn disks(&self) -> Disks {
         Disks::new(vec![
+            self.database_directory.clone(),
             self.state_directory.clone(),
             self.cache_directory.clone(),
             self.log_directory.clone(),
@@ -238,6 +242,8 @@ impl Settings {
         let daemons = daemons.map(|dialect| Ok((*dialect, Address::found(*dialect)?)));
         Ok(Self {
             state_directory: config.state_directory.clone(),
+            database_directory: config.database_directory(),
+            fetch_timeout: config.fetch_timeout,
             cache_directory: config.cache_directory.clone(),
             log_directory: config.log_directory.clone(),
             max_builds: config.max_builds,

@@ -75,8 +75,8 @@ pub(crate) struct Counts {
 pub(crate) enum Answer {
     /// There is no room on the disk: why.
     Waits(JobsetName, String),
-    /// It waits no longer.
-    Begins,
+    /// It waits no longer for room.
+    Room(JobsetName),
     Ended(Evaluated),
 }
 
@@ -197,6 +197,13 @@ impl Core {
     /// The disk was measured.
     pub(super) fn on_space(&mut self, short: Option<&str>, out: &mut Vec<Effect>) {
         self.short = short.map(ToOwned::to_owned);
+        if self.short.is_none() {
+            for waiting in self.waiting.iter_mut().filter(|waiting| waiting.told) {
+                waiting.told = false;
+                let jobset = waiting.request.specification.name.clone();
+                out.push(Effect::Answer(waiting.lane.clone(), Answer::Room(jobset)));
+            }
+        }
         self.fill(out);
     }
 
@@ -240,10 +247,7 @@ impl Core {
                 self.running.values().all(|running| running.jobset != *jobset)
             };
             let Some(first) = self.waiting.iter().position(idle) else { return };
-            let Some(Waiting { request, lane, told }) = self.waiting.remove(first) else { return };
-            if told {
-                out.push(Effect::Answer(lane.clone(), Answer::Begins));
-            }
+            let Some(Waiting { request, lane, .. }) = self.waiting.remove(first) else { return };
             let slot = self.next;
             self.next += 1;
             let jobset = request.specification.name.clone();
@@ -306,7 +310,7 @@ pub(crate) struct Settings {
     /// The setting `paused.evaluations` when the daemon starts.
     pub(crate) paused: bool,
     /// Holds the database.
-    pub(crate) state_directory: PathBuf,
+    pub(crate) database_directory: PathBuf,
     pub(crate) cache_directory: PathBuf,
     pub(crate) log_directory: PathBuf,
     /// None begins while less is free.
@@ -357,7 +361,7 @@ fn spawn_telling(
     let disks = Disks::new(vec![
         settings.cache_directory.clone(),
         settings.log_directory.clone(),
-        settings.state_directory.clone(),
+        settings.database_directory.clone(),
     ]);
     let tools = job::Tools {
         database,

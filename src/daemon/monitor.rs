@@ -231,15 +231,21 @@ fn run(
         // an older state than the one that was answered.
         let (answers, work): (Vec<_>, Vec<_>) =
             out.drain(..).partition(|effect| matches!(effect, Effect::Answer(..)));
-        let mut refusal = None;
+        // Promises first: what they are about is not begun when they cannot be made.
+        let (promises, work): (Vec<_>, Vec<_>) =
+            work.into_iter().partition(|effect| matches!(effect, Effect::Promise(_)));
+        let (mut refusal, mut fetches) = (None, true);
         let left = answers.iter().filter_map(|effect| {
             let Effect::Answer(reply, _) = effect else { return None };
             Some(reply.left().unwrap_or_default())
         });
         let within = left.min().unwrap_or(ASKED);
-        for effect in work {
+        for effect in promises.into_iter().chain(work) {
+            if matches!(effect, Effect::Fetch(_)) && !fetches {
+                continue;
+            }
             if let Err((promise, broken)) = thread.perform(effect, within)? {
-                core.on_unpromised(promise);
+                fetches &= !core.on_unpromised(promise);
                 refusal = Some(broken);
             }
         }

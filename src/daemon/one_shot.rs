@@ -3,7 +3,7 @@
 //! Invariant: it ends; what no backend will ever take, a full disk and a pause from an earlier life do not keep it
 //! waiting. A pause that somebody asks for meanwhile lasts until they end it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
@@ -29,8 +29,11 @@ const GATHER: Duration = Duration::from_millis(100);
 /// is closed shows in no event.
 const BACKSTOP: Duration = Duration::from_secs(5);
 
-/// How long evaluations wait for room on the disk while nothing else of this run could make some.
+/// How long evaluations, or builds, wait for room on the disk while nothing else of this run could make some.
 const ROOM: Duration = Duration::from_secs(30);
+
+/// Why a build waits for room.
+const NO_SPACE: &str = "no space";
 
 /// Events that may pile up; more only mean that the books are asked.
 const EVENTS: usize = 1024;
@@ -134,7 +137,7 @@ fn evaluate(
 ) -> Result<(Vec<EvaluationId>, bool), Error> {
     let room = specifications.len().max(1);
     let (fetched, fetched_lane) = bounded(room);
-    // Each may have to say that it waits, too, and that it does no longer.
+    // Each may have to say that it waits, too, and that it does no longer; more than once, but not at once.
     let (evaluated, evaluated_lane) = bounded(3 * room);
     let decided = clock::wall();
     for specification in specifications.values() {
@@ -145,8 +148,14 @@ fn evaluate(
         )?;
     }
     let (mut left, mut evaluations, mut well) = (specifications.len(), Vec::new(), true);
+    let mut waiting: BTreeSet<JobsetName> = BTreeSet::new();
     let mut short: Option<Instant> = None;
     while left > 0 {
+        // What else is under way may make room.
+        short = match waiting.len() == left {
+            true => short.or_else(|| Some(clock::now() + ROOM)),
+            false => None,
+        };
         let patience = short.map_or_else(never, at);
         select! {
             recv(patience) -> _ => {
@@ -178,14 +187,15 @@ fn evaluate(
                     Answer::Ended(evaluated) => evaluated,
                     Answer::Waits(jobset, why) => {
                         log::warn!(target: "one-shot", "jobset {jobset}: no space for its evaluation: {why}");
-                        short.get_or_insert(clock::now() + ROOM);
+                        waiting.insert(jobset);
                         continue;
                     }
-                    Answer::Begins => {
-                        short = None;
+                    Answer::Room(jobset) => {
+                        waiting.remove(&jobset);
                         continue;
                     }
                 };
+                waiting.remove(&jobset);
                 left -= 1;
                 evaluations.extend(evaluation);
                 match ending {
@@ -226,7 +236,7 @@ fn wait_for_builds(
     stop: &Stop,
 ) -> Result<bool, Error> {
     let reader = ports.database.reader()?;
-    let mut stuck_before = false;
+    let mut stuck_since: Option<Instant> = None;
     loop {
         let mut well = true;
         let mut over = true;
@@ -241,7 +251,14 @@ fn wait_for_builds(
             return Ok(well);
         }
         let stuck = stuck(ports, &reader)?;
-        if !stuck.is_empty() && stuck_before {
+        let now = clock::now();
+        let since = *stuck_since.get_or_insert(now);
+        // For a while, it may be a build that is just about to start, or one that is to make room.
+        let short = stuck.iter().any(|waiting| waiting.reason.starts_with(NO_SPACE));
+        let patience = if short { ROOM } else { BACKSTOP };
+        if stuck.is_empty() {
+            stuck_since = None;
+        } else if now.duration_since(since) >= patience {
             for waiting in stuck.iter().take(LISTED) {
                 log::error!(target: "one-shot", "build {} cannot start: {}", waiting.id, waiting.reason);
             }
@@ -253,8 +270,6 @@ fn wait_for_builds(
             report(&reader, evaluations)?;
             return Ok(false);
         }
-        // Seen twice, it is no build that is just about to start.
-        stuck_before = !stuck.is_empty();
         wait_for_change(events, stop)?;
     }
 }
@@ -267,7 +282,7 @@ fn stuck(ports: &Ports, reader: &db::Reader) -> Result<Vec<Waiting>, Error> {
     }
     let queue = ports.builder.queue(QUEUE)?;
     let hopeless = |reason: &str| {
-        ["no backend", "no worker", "store unreachable", "no space", "dependency"]
+        ["no backend", "no worker", "store unreachable", NO_SPACE, "dependency"]
             .iter()
             .any(|beginning| reason.starts_with(beginning))
     };

@@ -307,7 +307,7 @@ fn evaluator_settings(config: &Config, database: &Database) -> Result<evaluator:
     Ok(evaluator::Settings {
         max_evaluations: config.max_evaluations,
         paused: paused.is_some() && !config.one_shot,
-        state_directory: config.state_directory.clone(),
+        database_directory: config.database_directory(),
         cache_directory: config.cache_directory.clone(),
         log_directory: config.log_directory.clone(),
         minimum_disk_space: config.minimum_disk_space,

@@ -120,12 +120,12 @@ pub(crate) fn recover(tx: &mut Tx<'_>) -> Result<Vec<EvaluationId>, Error> {
     Ok(ids)
 }
 
-/// What went wrong with the jobset's last evaluation that ended, if that is to be seen at the jobset.
+/// What went wrong with the jobset's last evaluation that came to an end of its own: one that was cut off says nothing.
 pub(crate) fn trouble(conn: &Connection, jobset: &JobsetName) -> Result<Option<String>, Error> {
     let last: Option<(EvaluationStatus, i64, Option<String>)> = conn
         .prepare_cached(
-            "SELECT status, interrupted, error FROM evaluations WHERE jobset = ?1 AND status >= 0
-             ORDER BY id DESC LIMIT 1",
+            "SELECT status, interrupted, error FROM evaluations
+             WHERE jobset = ?1 AND (status IN (0, 1) OR interrupted = 2) ORDER BY id DESC LIMIT 1",
         )?
         .query_row([jobset], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
@@ -251,6 +251,15 @@ pub(super) fn withdraw(tx: &mut Tx<'_>, ids: &[EvaluationId]) -> Result<(), Erro
         )?
         .execute(params![WITHDRAWN, tx.now])?;
     for id in ids {
+        let running: Option<JobsetName> = tx
+            .conn
+            .prepare_cached("SELECT jobset FROM evaluations WHERE id = ?1 AND status = -1")?
+            .query_row([id], |row| row.get(0))
+            .optional()?;
+        if let Some(jobset) = running {
+            let status = EvaluationStatus::Aborted.word();
+            tx.emit(What::EvaluationEnded, Some(&jobset), Some(*id), None, Some(status))?;
+        }
         tx.conn
             .prepare_cached(
                 "UPDATE evaluations SET jobset = ?2, status = CASE status WHEN -1 THEN 2 ELSE status END
@@ -320,4 +329,33 @@ pub(crate) fn checkouts_in_use(conn: &Connection) -> Result<Vec<PathBuf>, Error>
     )?;
     let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
     Ok(rows.map(|path| path.map(PathBuf::from)).collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::jobsets;
+    use crate::db::testing::Books;
+
+    #[test]
+    fn what_is_cut_off_says_nothing_of_the_jobset() {
+        let mut books = Books::new();
+        let name = JobsetName::new("troubled").unwrap();
+        books.write(|tx| jobsets::put(tx, &name, "{}", true)).unwrap();
+        let mut after = |ending: Ending| {
+            let id = books.write(|tx| start(tx, &name, "f", Time(1), &[])).unwrap();
+            books.write(|tx| end(tx, id, &ending, false)).unwrap();
+            books.write(|tx| jobsets::checked(tx, &name, None)).unwrap();
+            let jobset = jobsets::get(&books.conn, &name).unwrap().unwrap();
+            assert_eq!(jobset.error, trouble(&books.conn, &name).unwrap());
+            jobset.error
+        };
+        let failed = || Some("exit status 3".to_owned());
+        assert_eq!(after(Ending::Failed("exit status 3".to_owned())), failed());
+        assert_eq!(after(Ending::Canceled), failed());
+        assert_eq!(after(Ending::Interrupted), failed());
+        assert_eq!(after(Ending::Aborted("no memory".to_owned())), Some("no memory".to_owned()));
+        assert_eq!(after(Ending::Succeeded), None);
+        assert_eq!(after(Ending::Canceled), None);
+    }
 }

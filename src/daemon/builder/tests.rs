@@ -56,6 +56,8 @@ struct Life {
 fn settings(place: &TempDir) -> Settings {
     Settings {
         state_directory: place.path().into(),
+        database_directory: place.path().into(),
+        fetch_timeout: Duration::from_secs(60),
         cache_directory: place.path().join("cache"),
         log_directory: place.path().join("log"),
         max_builds: 2,

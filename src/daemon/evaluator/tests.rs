@@ -46,7 +46,7 @@ impl Bench {
             Effect::Start(slot, request) => format!("start {slot} {}", request.specification.name),
             Effect::Cut(slot, cut) => format!("cut {slot} {cut:?}"),
             Effect::Answer(_, Answer::Waits(jobset, why)) => format!("{jobset} waits: {why}"),
-            Effect::Answer(_, Answer::Begins) => "begins".to_owned(),
+            Effect::Answer(_, Answer::Room(jobset)) => format!("room {jobset}"),
             Effect::Answer(_, Answer::Ended(evaluated)) => {
                 format!("answer {} {:?}", evaluated.jobset, evaluated.ending)
             }
@@ -161,8 +161,13 @@ fn none_starts_without_room_and_whoever_asked_hears_of_it_once() {
     assert_eq!(bench.evaluate("b"), ["b waits: full"]);
     assert_eq!(space(&mut bench, Some("fuller")), [""; 0]);
     assert_eq!(bench.ended(0, "a"), ["answer a Succeeded"]);
-    assert_eq!(space(&mut bench, None), ["begins", "start 1 b"]);
+    assert_eq!(space(&mut bench, None), ["room b", "start 1 b"]);
     assert_eq!(bench.evaluate("c"), ["start 2 c"]);
+    // Whoever only waits for a slot does not wait for room; and when there is none again, hears of that again.
+    assert_eq!(bench.evaluate("d"), [""; 0]);
+    assert_eq!(space(&mut bench, Some("full")), ["d waits: full"]);
+    assert_eq!(space(&mut bench, None), ["room d"]);
+    assert_eq!(space(&mut bench, Some("full")), ["d waits: full"]);
 }
 
 #[test]

@@ -223,12 +223,23 @@ impl Core {
         self.settle(now, out);
     }
 
-    /// A promise could not be recorded, and whoever asked is told so: asked again, it is to be made anew.
-    pub(in crate::daemon) fn on_unpromised(&mut self, promise: Promise) {
-        match promise {
-            Promise::Look => self.promised = false,
-            Promise::Retry(id) => self.retries.retain(|waiting| waiting.id != id),
+    /// A promise could not be recorded, and whoever asked is told so: asked again, it is to be made anew. True if the
+    /// fetch that was asked for at the same time is not to be made.
+    pub(in crate::daemon) fn on_unpromised(&mut self, promise: Promise) -> bool {
+        let id = match promise {
+            // A look more does no harm.
+            Promise::Look => {
+                self.promised = false;
+                return false;
+            }
+            Promise::Retry(id) => id,
+        };
+        self.retries.retain(|waiting| waiting.id != id);
+        let begun = matches!(&self.activity, Activity::Retrying(retry) if retry.id == id);
+        if begun {
+            self.activity = Activity::Idle;
         }
+        begun
     }
 
     pub(in crate::daemon) fn on_fetched(
@@ -298,7 +309,7 @@ impl Core {
                 self.waiting = Some(error.clone());
                 out.push(Effect::Checked(Some(error)));
             }
-            Answer::Begins => {
+            Answer::Room(_) => {
                 self.waiting = None;
                 out.push(Effect::Cleared);
             }

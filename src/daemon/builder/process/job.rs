@@ -35,8 +35,8 @@ const FULL: u64 = 64 << 20;
 /// The longest read of a child, which is also what is kept in memory of a build's output.
 const BUFFER: usize = 64 << 10;
 
-/// How long a build holds its slot while its commit is checked out again, which goes on without it: a remote that
-/// answers does so in that time, and behind one that does not others can build.
+/// How long a build holds its slot while its commit is checked out again, beyond the time after which a remote that says
+/// nothing is given up: behind one that only drips others can build.
 const CHECKOUT: Duration = Duration::from_secs(30);
 
 /// How long taking what a build leaves may take: a disk image of some hundred gigabytes.
@@ -174,13 +174,14 @@ fn attempt(tools: &Tools, order: &Order, leash: &Leash<Killer>) -> Result<Outcom
     let directory = prepare_products(tools, order)?;
     let out = directory.join("out");
     check_inputs(order)?;
+    let patience = settings.fetch_timeout + CHECKOUT;
     let checkouts = tools
         .updater
-        .present(&order.jobset, &order.checkouts, CHECKOUT, &|| leash.is_canceled())
+        .present(&order.jobset, &order.checkouts, patience, &|| leash.is_canceled())
         .map_err(|absent| match absent {
             Absent::Late => Trouble::Postponed(format!(
                 "its commit is not checked out after {} s",
-                CHECKOUT.as_secs()
+                patience.as_secs()
             )),
             Absent::Failed(why) => Trouble::Aborted(format!("cannot check out again: {why}")),
             Absent::Canceled => Trouble::Canceled,

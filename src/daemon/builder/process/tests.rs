@@ -43,6 +43,8 @@ impl Bench {
         fs::write(checkout.join("src/input"), "source\n").unwrap();
         let mut settings = Settings {
             state_directory: place.path().into(),
+            database_directory: place.path().into(),
+            fetch_timeout: Duration::from_secs(60),
             cache_directory: place.path().join("cache"),
             log_directory: place.path().join("log"),
             max_builds: 2,

@@ -52,7 +52,7 @@ impl Whole {
         let settings = Settings {
             max_evaluations: 2,
             paused: false,
-            state_directory: path.to_owned(),
+            database_directory: path.to_owned(),
             cache_directory: path.join("cache"),
             log_directory: path.join("log"),
             minimum_disk_space: 0,

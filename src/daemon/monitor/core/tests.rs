@@ -405,7 +405,8 @@ fn an_evaluation_that_waits_for_room_says_so_until_it_begins() {
     let error = "no space for an evaluation: 3 bytes free";
     assert_eq!(bench.core.error(), Some(error));
     assert_eq!(bench.did(), [format!("error {error}")]);
-    bench.core.on_answer(bench.now, Answer::Begins, &mut bench.out);
+    let room = Answer::Room(bench.core.specification.name.clone());
+    bench.core.on_answer(bench.now, room, &mut bench.out);
     assert_eq!(bench.core.error(), None);
     assert_eq!(bench.did(), ["cleared"]);
     bench.core.on_answer(bench.now, waits(), &mut bench.out);
@@ -618,7 +619,14 @@ fn a_promise_that_was_not_recorded_is_made_anew() {
     let ask = |reply| Message::Retry(EvaluationId(1), vec![checkout("a")], reply);
     bench.tell(ask).unwrap();
     assert_eq!(made(&mut bench, retry), 1);
-    bench.core.on_unpromised(retry);
+    assert!(!bench.core.on_unpromised(retry), "it had not begun");
     bench.tell(ask).unwrap();
     assert_eq!(made(&mut bench, retry), 1);
+    // One that begins at once does not, when whoever asked is told that it does not.
+    let mut idle = Bench::settled();
+    idle.tell(ask).unwrap();
+    assert!(idle.core.on_unpromised(retry));
+    assert_eq!(idle.core.status(), JobsetStatus::Idle);
+    idle.fetched(Ok("a"));
+    assert!(!idle.did().iter().any(|effect| effect.starts_with("evaluate")));
 }
