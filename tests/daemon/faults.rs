@@ -308,15 +308,19 @@ fn a_want_of_processes_is_no_failure_of_what_is_started() {
     let wait = format!("until [ -e {} ]; do sleep 0.05; done", open.display());
     let repository = Repository::with_jobs(
         &[
-            job("long", "sleep 1000", ""),
-            job("gated", &wait, ""),
+            job("long", "echo running; sleep 1000", ""),
+            job("gated", &format!("echo running; {wait}"), ""),
             job("one", "true", r#""needs":["gated"]"#),
         ]
         .concat(),
     );
     let mut daemon = Daemon::start(&["--job-user=nobody", "--max-builds=2", "--interval=86400"]);
     daemon.ask(&repository.add("hello"));
-    daemon.until("builds status=started", |builds| builds.len() == 2);
+    // The books say so before their processes exist.
+    for build in daemon.until("builds status=started", |builds| builds.len() == 2) {
+        let log = format!("log build {}", build["id"]);
+        daemon.until(&log, |pieces| !pieces.is_empty());
+    }
     daemon.until("evaluations hello", |all| all[0]["status"] == "succeeded");
     let pid = format!("--pid={}", daemon.pid());
     let limit = |processes: &str| {
