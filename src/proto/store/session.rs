@@ -18,6 +18,9 @@ const OLDEST_GUIX: u64 = 0x63;
 const NIX: u64 = 0x125;
 const OLDEST_NIX: u64 = 34;
 
+/// Seconds: daemons refuse limits that fit no 32 bits, and nobody meets one of 68 years.
+const LONGEST: u64 = i32::MAX as u64;
+
 const NEXT: u64 = 0x6f6c_6d67;
 const LAST: u64 = 0x616c_7473;
 const ERROR: u64 = 0x6378_7470;
@@ -136,7 +139,9 @@ impl<S: Read + Write> Session<S> {
         wire.put(0); // Keep going: each build is a request of its own.
         wire.put(u64::from(options.fallback));
         wire.put(0); // Verbosity: errors. The trace and builders' output come all the same.
-        let (timeout, silence) = (options.timeout.to_string(), options.max_silent_time.to_string());
+        let max_silent_time = options.max_silent_time.min(LONGEST);
+        let timeout = options.timeout.min(LONGEST).to_string();
+        let silence = max_silent_time.to_string();
         match self.dialect {
             Dialect::Guix => {
                 wire.put(u64::from(self.offload));
@@ -157,7 +162,7 @@ impl<S: Read + Write> Session<S> {
             }
             Dialect::Nix => {
                 wire.put(1); // Jobs at once.
-                wire.put(options.max_silent_time);
+                wire.put(max_silent_time);
                 wire.put(1);
                 wire.put(0); // Builders' output comes.
                 wire.put(0);

@@ -196,6 +196,26 @@ fn a_connection_outlives_a_failed_build() {
     assert!(session.is_valid(derivation).unwrap());
 }
 
+#[test]
+fn limits_are_what_daemons_take() {
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let server: Vec<u8> = words(&[0x6478_696f, 0x122, 0, 0x616c_7473, 0x616c_7473]);
+    let most: u64 = i32::MAX as u64;
+    let seconds = most.to_string();
+    // The greeting, then options up to their names, which stand in a pair each.
+    let mut client: Vec<u8> =
+        words(&[0x6e69_7863, 0x125, 0, 0, 19, 0, 0, 0, 0, 1, most, 1, 0, 0, 0, 0, 1, 2]);
+    for text in ["timeout", &seconds, "max-silent-time", &seconds] {
+        client.extend((text.len() as u64).to_le_bytes());
+        client.extend(text.as_bytes());
+        client.resize(client.len().next_multiple_of(8), 0);
+    }
+    let replay = Replay { client, sent: 0, server, read: 0, piece: 64 };
+    let mut session = Session::open(replay, Dialect::Nix).unwrap();
+    let (timeout, max_silent_time) = (i64::MAX as u64, 5_000_000_000);
+    session.set_options(&Options { fallback: false, timeout, max_silent_time }).unwrap();
+}
+
 /// Plays what the daemon said, damaged, and takes no offence at what is sent.
 struct Damaged(Replay);
 

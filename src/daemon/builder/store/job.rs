@@ -162,15 +162,13 @@ fn attempt(
         timeout: seconds(order.timeout),
         max_silent_time: seconds(order.max_silent_time),
     };
-    let (mut connection, builds) = match connect(tools, &options) {
-        Ok(connected) => connected,
-        Err(error) => {
-            // It was there a moment ago. Nothing was tried yet.
-            log::warn!(target: "builder", "build {}: {}", order.id, chain(&error));
-            reach.lose();
-            return Ok(Outcome::Interrupted);
-        }
+    let away = |error: Error| {
+        // It was there a moment ago. Nothing was tried yet.
+        log::warn!(target: "builder", "build {}: {}", order.id, chain(&error));
+        reach.lose();
+        Outcome::Interrupted
     };
+    let (mut connection, builds) = connect(tools, &options, &away, &lost)?;
     let closer = connection.closer().map_err(|error| aborted("hold the connection", &error))?;
     if !leash.take(closer) {
         return Ok(Outcome::Interrupted);
@@ -178,7 +176,7 @@ fn attempt(
     let outputs = outputs(&mut connection, &order.derivation, &lost)?;
     let silence = match options.max_silent_time {
         0 => LONGEST,
-        seconds => Duration::from_secs(seconds) + SLACK,
+        seconds => Duration::from_secs(seconds).saturating_add(SLACK).min(LONGEST),
     };
     // Asked to build what is there, a daemon says so at once; and it gives the derivation and its outputs temporary
     // roots of this connection's before it looks.
@@ -215,8 +213,13 @@ fn attempt(
 }
 
 /// A connection with these options, and how many builds it has had. One that was put back may have been closed by the
-/// daemon since.
-fn connect(tools: &Tools, options: &Options) -> Result<(Connection, u32), Error> {
+/// daemon since. A daemon that is away costs no try; one that takes no options does, or there would be no end of it.
+fn connect(
+    tools: &Tools,
+    options: &Options,
+    away: &dyn Fn(Error) -> Outcome,
+    lost: &dyn Fn(Error) -> Outcome,
+) -> Result<(Connection, u32), Outcome> {
     while let Some(Idle { mut connection, builds, options: known, .. }) = tools.take() {
         let usable = if known == *options {
             connection.is_quiet()
@@ -227,9 +230,9 @@ fn connect(tools: &Tools, options: &Options) -> Result<(Connection, u32), Error>
             return Ok((connection, builds));
         }
     }
-    let mut connection = Connection::open(&tools.address, tools.dialect)?;
+    let mut connection = Connection::open(&tools.address, tools.dialect).map_err(away)?;
     connection.build_here(&tools.hook);
-    connection.set_options(options)?;
+    connection.set_options(options).map_err(lost)?;
     Ok((connection, 0))
 }
 
@@ -398,8 +401,54 @@ impl Sink for Follower<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
     use super::*;
+    use crate::actor::Spawner;
     use crate::logs::Tail;
+
+    const OPTIONS: Options = Options { fallback: false, timeout: 0, max_silent_time: 0 };
+
+    fn tools(place: &Path, spawner: &Spawner) -> Tools {
+        let database = Database::open(&place.join("gorget.db"), spawner).unwrap();
+        Tools {
+            dialect: Dialect::Guix,
+            address: Address::Unix(place.join("socket")),
+            fallback: false,
+            max_log_size: 1 << 20,
+            roots: place.join("gcroots"),
+            store: "/gnu/store".to_owned(),
+            hook: Hook::Unknown,
+            idle: Mutex::default(),
+            books: Mutex::new(Books { database, reader: None, wishes: Wishes::default() }),
+        }
+    }
+
+    #[test]
+    fn refused_options_cost_a_try_and_a_daemon_that_is_away_does_not() {
+        let place = tempfile::tempdir().unwrap();
+        let (spawner, _threads) = Spawner::new();
+        let tools = tools(place.path(), &spawner);
+        let away = |_| Outcome::Interrupted;
+        let lost = |error: Error| Outcome::Aborted(error.to_string());
+        let connect = || connect(&tools, &OPTIONS, &away, &lost).map(drop);
+        assert_eq!(connect().unwrap_err(), Outcome::Interrupted);
+        let listener = UnixListener::bind(place.path().join("socket")).unwrap();
+        let outcome = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut client, _) = listener.accept().unwrap();
+                let greeting = [0x6478_696f, 0x164, 0x616c_7473];
+                let refusal = [0x6378_7470, 2, u64::from_le_bytes(*b"no\0\0\0\0\0\0"), 1];
+                for word in greeting.into_iter().chain(refusal) {
+                    client.write_all(&u64::to_le_bytes(word)).unwrap();
+                }
+                client.read_to_end(&mut Vec::new()).unwrap();
+            });
+            connect().unwrap_err()
+        });
+        assert_eq!(outcome, Outcome::Aborted("the daemon refused: no".to_owned()));
+    }
 
     #[test]
     fn lines_of_inputs_are_marked_as_theirs() {
