@@ -1,4 +1,4 @@
-//! What an evaluator of ours asks the daemon, by lines of its own among the jobs, and the answers, which come through the
+//! What an evaluator of ours tells the daemon: by its exit status, whether to try again; and by lines of its own among the jobs, and the answers, which come through the
 //! pipe that `GORGET_ANSWERS` names. A one-off has no daemon, and no such variable.
 
 use std::fs::File;
@@ -6,6 +6,22 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::{env, io::Take};
 
 use serde::Deserialize;
+
+use crate::sys::process::{Exit, How};
+
+/// The exit status that says: for no fault of what was evaluated, the store was away, say; it is worth another try. What
+/// `sysexits.h` has for that, and neither Guix, Nix nor a shell ends with.
+pub(super) const FOREIGN: u8 = 75;
+
+/// Whether a program ended for no fault of what it evaluated: others took the memory, or its keeper was killed.
+pub(super) fn is_foreign(exit: &Exit) -> bool {
+    match exit.how {
+        How::Code(code) => exit.oom || code == i32::from(FOREIGN),
+        How::Signal(signal) => exit.oom || signal == libc::SIGKILL,
+        How::Prevented(_) | How::Lost => true,
+        How::NotStarted(_) => false,
+    }
+}
 
 /// The line that asks whether the derivations of all jobs before it are kept. Until it is answered, the process that made
 /// them must live: it is what keeps them.

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::ask::HOLD;
+use super::ask::{FOREIGN, HOLD};
 use super::line::{self, AWAIT, MAX_LINE};
 use super::nix;
 use super::resolve::{self, Resolver};
@@ -238,8 +238,14 @@ fn ended(
         }
     };
     // At its limit a program is refused memory; what it makes of that is its own affair.
-    let limit =
-        limits.memory.filter(|&limit| exit.max_resident >= limit / 4 * 3 || speaks_of_memory(tail));
+    let foreign = limits.explains && exit.how == How::Code(FOREIGN.into());
+    let limit = limits.memory.filter(|&limit| match foreign {
+        true => speaks_of_memory(reason.as_bytes()),
+        false => exit.max_resident >= limit / 4 * 3 || speaks_of_memory(tail),
+    });
+    if foreign && limit.is_none() {
+        return Ending::Aborted(reason);
+    }
     Ending::Failed(match limit {
         Some(limit) => format!("out of memory (limit {limit} bytes): {reason}"),
         None if exit.oom => format!("out of memory: {reason}"),

@@ -118,13 +118,16 @@
       (lambda _
         (set! stack (make-stack #t 2))))))
 
+;; The exit status of what is worth another try; src/evaluate/ask.rs has it, too.
+(define %foreign 75)
+
 ;; Runs THUNK; what fails it fails the evaluation, which says the last line.
 (define (or-fail thunk)
   (catch #t
     thunk
     (lambda (key . arguments)
       (say "~a" (string-join (string-split (message key arguments) #\newline) " "))
-      (primitive-_exit 1))
+      (primitive-_exit (if (foreign? key arguments) %foreign 1)))
     (lambda (key . arguments)
       (unless (eq? key 'quit)
         (display-backtrace (make-stack #t 2) (current-error-port))))))

@@ -85,6 +85,21 @@ impl std::error::Error for Error {
     }
 }
 
+impl Error {
+    /// Whether the same may go well another time.
+    fn is_foreign(&self) -> bool {
+        match self {
+            Self::Prepare(..) | Self::Threads(_) => true,
+            Self::Script(error) | Self::System(_, error) => error.is_foreign(),
+            Self::Arguments
+            | Self::Missing(_)
+            | Self::Profile(..)
+            | Self::Answer(_)
+            | Self::Output(_) => false,
+        }
+    }
+}
+
 impl From<script::Error> for Error {
     fn from(error: script::Error) -> Self {
         Self::Script(error)
@@ -98,7 +113,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitC
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&chain(&error));
-            ExitCode::FAILURE
+            if error.is_foreign() { ask::FOREIGN.into() } else { ExitCode::FAILURE }
         }
     }
 }
@@ -257,7 +272,7 @@ impl Driver {
         for _ in 0..most {
             running += begin(&lane);
         }
-        let mut first = None;
+        let mut worst: Option<Error> = None;
         while running > 0 {
             match receive(&said)? {
                 Said::Job { line, job, system, derivation } => {
@@ -276,16 +291,19 @@ impl Driver {
                     };
                     running += begin(&lane);
                     // The others go on: what they find is good.
-                    if first.is_some() {
-                        say(&format!("{system}: {}", chain(&error)));
+                    let error = Error::System(system, error);
+                    // What is worth another try counts most, and else what came first.
+                    if worst.as_ref().is_none_or(|worst| !worst.is_foreign() && error.is_foreign())
+                    {
+                        worst.replace(error).inspect(|error| say(&chain(error)));
                     } else {
-                        first = Some(Error::System(system, error));
+                        say(&chain(&error));
                     }
                 }
             }
         }
         self.printed.summary();
-        first.map_or(Ok(()), Err)
+        worst.map_or(Ok(()), Err)
     }
 }
 

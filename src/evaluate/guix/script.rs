@@ -8,6 +8,7 @@ use std::{env, fmt};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::evaluate::ask;
 use crate::evaluate::line::MAX_LINE;
 use crate::evaluate::nix::{Cutter, SAYS};
 use crate::sys::clock;
@@ -47,6 +48,8 @@ pub(super) enum Error {
     Read(io::Error),
     /// What the script said last.
     Guix(String),
+    /// The same, of what is no fault of the channels.
+    Foreign(String),
     Ended(How),
     /// It printed something else than a line of ours.
     Line(serde_json::Error),
@@ -60,7 +63,7 @@ impl fmt::Display for Error {
         match self {
             Self::Start(_) => f.write_str("cannot start Guix"),
             Self::Read(_) => f.write_str("cannot read from Guix"),
-            Self::Guix(message) => f.write_str(message),
+            Self::Guix(message) | Self::Foreign(message) => f.write_str(message),
             Self::Ended(How::Code(code)) => write!(f, "guix repl: exit status {code}"),
             Self::Ended(How::Signal(signal)) => write!(f, "guix repl: signal {signal}"),
             Self::Ended(How::NotStarted(why) | How::Prevented(why)) => {
@@ -79,8 +82,15 @@ impl std::error::Error for Error {
         match self {
             Self::Start(error) | Self::Read(error) | Self::Output(error) => Some(error),
             Self::Line(error) => Some(error),
-            Self::Guix(_) | Self::Ended(_) | Self::Incomplete => None,
+            Self::Guix(_) | Self::Foreign(_) | Self::Ended(_) | Self::Incomplete => None,
         }
+    }
+}
+
+impl Error {
+    /// Whether the same may go well another time.
+    pub(super) fn is_foreign(&self) -> bool {
+        matches!(self, Self::Foreign(_) | Self::Start(_) | Self::Read(_))
     }
 }
 
@@ -208,7 +218,8 @@ impl Run {
 
     /// What an end that came too early, or is a failure, means.
     pub(super) fn failure(self, exit: Exit) -> Error {
-        match (exit.how, self.said) {
+        let is_foreign = ask::is_foreign(&exit);
+        let error = match (exit.how, self.said) {
             (How::Code(0), _) => Error::Incomplete,
             (How::Code(_), Some(said)) => Error::Guix(said),
             (
@@ -219,7 +230,8 @@ impl Run {
                 | How::Lost),
                 _,
             ) => Error::Ended(how),
-        }
+        };
+        if is_foreign { Error::Foreign(error.to_string()) } else { error }
     }
 
     /// Ends it.

@@ -32,6 +32,9 @@ use crate::sys::process::{Child, Exit, How, Launch, Launcher, Program, Read};
 /// The expression that walks the attributes.
 const EXPRESSION: &str = include_str!("jobs.nix");
 
+/// What evaluates, where nix-eval-jobs is not installed.
+const INSTANTIATE: &str = "nix-instantiate";
+
 /// Attributes after which a new process goes on: what Nix has evaluated it keeps, and a thousand packages of Nixpkgs
 /// come to a few GB; against their minute, the second of a new start is nothing.
 const RENEW: usize = 1000;
@@ -60,6 +63,8 @@ enum Error {
     Hold(io::Error),
     /// The expression itself cannot be evaluated, or the store not be used: what Nix says.
     Nix(String),
+    /// What ended it is no fault of what is evaluated.
+    Foreign(String),
     /// The program ended so.
     Ended(&'static str, How),
     /// A line of nix-eval-jobs.
@@ -75,7 +80,7 @@ impl fmt::Display for Error {
             Self::Read(_) => f.write_str("cannot read from a process"),
             Self::Output(_) => f.write_str("cannot hand on a job"),
             Self::Hold(_) => f.write_str("cannot tell whether derivations are kept"),
-            Self::Nix(message) => f.write_str(message),
+            Self::Nix(message) | Self::Foreign(message) => f.write_str(message),
             Self::Ended(program, How::Code(code)) => write!(f, "{program}: exit status {code}"),
             Self::Ended(program, How::Signal(signal)) => write!(f, "{program}: signal {signal}"),
             Self::Ended(program, How::NotStarted(why) | How::Prevented(why)) => {
@@ -99,7 +104,22 @@ impl std::error::Error for Error {
             | Self::Output(error)
             | Self::Hold(error) => Some(error),
             Self::Line(error) => Some(error),
-            Self::Nix(_) | Self::Ended(..) => None,
+            Self::Nix(_) | Self::Foreign(_) | Self::Ended(..) => None,
+        }
+    }
+}
+
+impl Error {
+    /// Whether the same may go well another time.
+    fn is_foreign(&self) -> bool {
+        match self {
+            Self::Foreign(_) | Self::Prepare(..) | Self::Start(..) | Self::Read(_) => true,
+            Self::Source(_)
+            | Self::Output(_)
+            | Self::Hold(_)
+            | Self::Nix(_)
+            | Self::Ended(..)
+            | Self::Line(_) => false,
         }
     }
 }
@@ -111,7 +131,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitC
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&chain(&error));
-            ExitCode::FAILURE
+            if error.is_foreign() { ask::FOREIGN.into() } else { ExitCode::FAILURE }
         }
     }
 }
@@ -153,6 +173,7 @@ enum Pass {
 }
 
 struct Death {
+    program: &'static str,
     /// The attribute that was being looked at.
     at: Option<Vec<String>>,
     /// Attributes done before.
@@ -176,18 +197,16 @@ impl Death {
         let message = self.message.to_ascii_lowercase();
         // Nix begins with these words; what an attribute says comes after others, or is tried once more.
         let first = message.lines().next().unwrap_or_default();
-        self.exit.oom
-            || self.exit.how == How::Signal(libc::SIGKILL)
-            || matches!(self.exit.how, How::Lost | How::Prevented(_))
-            || words.iter().any(|words| first.starts_with(words))
+        ask::is_foreign(&self.exit) || words.iter().any(|words| first.starts_with(words))
     }
 
     fn error(self) -> Error {
-        if self.message.is_empty() {
-            Error::Ended("nix-instantiate", self.exit.how)
-        } else {
-            Error::Nix(self.message)
-        }
+        let is_foreign = self.is_foreign();
+        let error = match self.message.is_empty() {
+            true => Error::Ended(self.program, self.exit.how),
+            false => Error::Nix(self.message),
+        };
+        if is_foreign { Error::Foreign(error.to_string()) } else { error }
     }
 }
 
@@ -330,7 +349,8 @@ impl Driver {
         if exit.how == How::Code(0) {
             return Ok(Pass::Complete);
         }
-        Ok(Pass::Died(Death { at: current, done, exit, message: said.message() }))
+        let message = said.message();
+        Ok(Pass::Died(Death { program: INSTANTIATE, at: current, done, exit, message }))
     }
 
     /// Performs what a step says of the attribute at `path`; whether that is done with.
@@ -375,7 +395,8 @@ impl Driver {
             }
             let mut child = self.instantiate(&walk)?;
             let (exit, said) = listen(&mut child, |_| Ok(()))?;
-            let death = Death { at: None, done: 0, exit, message: said.message() };
+            let message = said.message();
+            let death = Death { program: INSTANTIATE, at: None, done: 0, exit, message };
             // The expression itself is `any` or a system.
             if path.len() <= 1 {
                 return Err(death.error());
@@ -389,9 +410,9 @@ impl Driver {
 
     fn instantiate(&self, walk: &Walk<'_>) -> Result<Child, Error> {
         let mut words: Vec<String> =
-            ["nix-instantiate", "--eval", "--read-write-mode"].map(str::to_owned).into();
+            [INSTANTIATE, "--eval", "--read-write-mode"].map(str::to_owned).into();
         words.extend(self.words(walk));
-        start(&self.launcher, "nix-instantiate", words)
+        start(&self.launcher, INSTANTIATE, words)
     }
 
     fn words(&self, walk: &Walk<'_>) -> Vec<String> {
@@ -424,17 +445,11 @@ impl Driver {
         words.extend(self.words(&walk));
         let mut child = start(&self.launcher, PROGRAM, words)?;
         let (exit, said) = listen(&mut child, |line| self.found(line))?;
-        match exit.how {
-            How::Code(0) => Ok(()),
-            how @ (How::Code(_)
-            | How::Signal(_)
-            | How::NotStarted(_)
-            | How::Prevented(_)
-            | How::Lost) => match said.message() {
-                message if message.is_empty() => Err(Error::Ended(PROGRAM, how)),
-                message => Err(Error::Nix(message)),
-            },
+        if exit.how == How::Code(0) {
+            return Ok(());
         }
+        let message = said.message();
+        Err(Death { program: PROGRAM, at: None, done: 0, exit, message }.error())
     }
 
     /// A line of nix-eval-jobs.

@@ -6,7 +6,7 @@ use super::*;
 use crate::evaluate::{Evaluation, guix, once};
 use crate::model::evaluation::{Checkout, EvaluationId};
 use crate::model::spec::{JobsetName, Specification};
-use crate::sys::process::Launcher;
+use crate::sys::process::{Launch, Launcher, Program};
 
 /// Generous: what it bounds takes milliseconds on an idle machine.
 const LONG: Duration = Duration::from_secs(60);
@@ -164,6 +164,37 @@ fn every_way_to_fail_has_its_reason() {
     let Ending::Failed(reason) = bench.run().ending else { panic!() };
     let why = "cannot start Guix, which evaluates: cannot run /nonexistent/guix: No such file";
     assert!(reason.contains(why), "{reason}");
+}
+
+#[test]
+fn what_is_worth_another_try_is_for_evaluators_of_ours_to_say() {
+    assert_eq!(failed("exit 75"), "exit status 75");
+    let bench = Bench::new("");
+    let ending = |explains: bool, memory: Option<u64>, why: &str| {
+        let launch = Launch {
+            program: Program::Command(
+                ["sh", "-c", &format!("echo 'gorget: {why}' >&2; exit 75")].map(Into::into).into(),
+            ),
+            environment: std::env::vars_os().collect(),
+            directory: bench.path().to_owned(),
+            user: None,
+            memory: None,
+            merge: false,
+        };
+        let child = bench.launcher.start(launch, None).unwrap();
+        let (timeout, started, program) = (LONG, clock::now(), "sh".to_owned());
+        let limits = Limits { timeout, started, memory, program, explains };
+        let resolver = Resolver::new(&bench.specification.name, 9, Vec::new());
+        let mut terminal =
+            once::Terminal { line: &mut |_| {}, text: &mut |_| {}, started: &|_| {} };
+        super::run(child, resolver, &limits, &mut terminal)
+    };
+    let away = "cannot connect to socket";
+    assert_eq!(ending(true, Some(1 << 40), away), Ending::Aborted(away.to_owned()));
+    assert_eq!(ending(false, None, away), Ending::Failed("exit status 75".to_owned()));
+    // Another try would meet the same limit.
+    let short = ending(true, Some(1 << 40), "out of memory");
+    assert!(matches!(short, Ending::Failed(why) if why.starts_with("out of memory (limit ")));
 }
 
 #[test]
