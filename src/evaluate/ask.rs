@@ -23,6 +23,9 @@ pub(super) fn is_foreign(exit: &Exit) -> bool {
     }
 }
 
+/// The one job of which the end of its build may be asked: the Guix of the jobset's channels.
+pub(super) const PROFILE: &str = "guix-profile";
+
 /// The line that asks whether the derivations of all jobs before it are kept. Until it is answered, the process that made
 /// them must live: it is what keeps them.
 pub(crate) const HOLD: &[u8] = br#"{"hold":true}"#;

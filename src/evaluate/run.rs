@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::ask::{FOREIGN, HOLD};
+use super::ask::{FOREIGN, HOLD, PROFILE};
 use super::line::{self, AWAIT, MAX_LINE};
 use super::nix;
 use super::resolve::{self, Resolver};
@@ -111,6 +111,7 @@ pub(crate) fn run(
         noted: HashSet::new(),
         ready: Vec::new(),
         explains: limits.explains,
+        has_awaited: false,
     };
     let mut tail = Vec::new();
     let ending = match watch(&mut child, &mut lines, &mut tail, limits, sink) {
@@ -327,6 +328,8 @@ struct Lines {
     ready: Vec<NewJob>,
     /// Whether they are of an evaluator of ours.
     explains: bool,
+    /// Whether a build is, or was, waited for: that takes a thread, and one is enough.
+    has_awaited: bool,
 }
 
 impl Lines {
@@ -386,7 +389,10 @@ impl Lines {
             return Ok(sink.holds()?);
         }
         let mut parsed = line::parse(line).map_err(|error| self.bad(line, Problem::Line(error)))?;
-        let awaited = parsed.awaited && self.explains;
+        // What is evaluated may have found a way to print, too.
+        let may_await = self.explains && parsed.job == PROFILE && !self.has_awaited;
+        let awaited = parsed.awaited && may_await;
+        self.has_awaited |= awaited;
         if parsed.awaited && !awaited {
             parsed.notes.push(format!("unknown field {AWAIT:?}"));
         }

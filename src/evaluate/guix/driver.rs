@@ -16,18 +16,15 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::request::{Asked, Given, Pinned, datum};
-use super::script::{self, Printed, Run, Script};
+use super::script::{self, Job, Printed, Run, Script};
 use crate::actor::Spawner;
 use crate::actor::pool::Pool;
-use crate::evaluate::ask::{self, ANSWERS, Answer, Answers};
+use crate::evaluate::ask::{self, ANSWERS, Answer, Answers, PROFILE};
 use crate::evaluate::nix::SAYS;
 use crate::model::error::chain;
 use crate::model::status::BuildStatus;
 use crate::sys::clock;
 use crate::sys::process::{How, Launcher};
-
-/// The job that is the Guix of the jobset's channels.
-const PROFILE: &str = "guix-profile";
 
 /// How long the lock on a directory of our own may take: no time at all.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -191,7 +188,7 @@ impl Driver {
         let mut run =
             Run::start(&self.launcher, &self.asked.command, Script::Profile, &[&request])?;
         let (channels, mut found) = (&mut self.channels, None);
-        let ended = run.listen(|_, printed| match printed {
+        let ended = run.listen(|printed| match printed {
             Printed::Channel { channel, commit, checkout } => {
                 match channels.iter_mut().find(|known| known.given.name == channel) {
                     Some(known) => known.directory = checkout,
@@ -203,7 +200,7 @@ impl Driver {
                 found = Some((profile, name, system, outputs));
                 Ok(true)
             }
-            Printed::Job { .. } | Printed::End { .. } => Err(script::Error::Incomplete),
+            Printed::Job(_) | Printed::End { .. } => Err(script::Error::Incomplete),
         })?;
         let (derivation, name, system, outputs) = match (ended, found) {
             (None, Some(found)) => found,
@@ -239,7 +236,7 @@ impl Driver {
     fn build(&self, request: &str, derivation: &str) -> Result<(), Error> {
         let arguments = [request, "build", derivation];
         let mut run = Run::start(&self.launcher, &self.asked.command, Script::Profile, &arguments)?;
-        match run.listen(|_, _| Err(script::Error::Incomplete))? {
+        match run.listen(|_| Err(script::Error::Incomplete))? {
             Some(exit) if exit.how == How::Code(0) => Ok(()),
             Some(exit) => Err(run.failure(exit).into()),
             None => Err(Error::Script(script::Error::Incomplete)),
@@ -275,8 +272,8 @@ impl Driver {
         let mut worst: Option<Error> = None;
         while running > 0 {
             match receive(&said)? {
-                Said::Job { line, job, system, derivation } => {
-                    self.printed.emit(&line, &job, &system, derivation.as_deref())?;
+                Said::Job(job) => {
+                    self.printed.emit(&job.line(), &job.job, &job.system, job.derivation())?;
                 }
                 Said::Ended(system, result) => {
                     running -= 1;
@@ -319,14 +316,9 @@ fn receive(said: &Receiver<Said>) -> Result<Said, Error> {
 
 /// What a system's process says.
 enum Said {
-    Job {
-        line: Vec<u8>,
-        job: String,
-        system: String,
-        derivation: Option<String>,
-    },
+    Job(Box<Job>),
     /// With the process that is through with its jobs, and that keeps their derivations.
-    Ended(String, Result<Run, script::Error>),
+    Ended(String, Result<Box<Run>, script::Error>),
 }
 
 /// The jobs of one system.
@@ -340,7 +332,7 @@ struct Task {
 
 impl Task {
     fn run(self) {
-        let result = self.jobs();
+        let result = self.jobs().map(Box::new);
         // The driver is there until all have ended.
         let _ = self.lane.send(Said::Ended(self.system, result));
     }
@@ -349,13 +341,12 @@ impl Task {
         let arguments = [self.request.as_str(), &self.system];
         let mut run = Run::start(&self.launcher, &self.guix, Script::Jobs, &arguments)?;
         let (mut number, mut through) = (0, false);
-        let ended = run.listen(|line, printed| {
+        let ended = run.listen(|printed| {
             match printed {
-                Printed::Job { job, system, derivation } => {
+                Printed::Job(job) => {
                     number += 1;
-                    let said = Said::Job { line: line.to_vec(), job, system, derivation };
                     let gone = |_| script::Error::Output(io::ErrorKind::BrokenPipe.into());
-                    self.lane.send(said).map_err(gone)?;
+                    self.lane.send(Said::Job(job)).map_err(gone)?;
                 }
                 Printed::End { end } => {
                     through = end == number;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::{env, fmt};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::evaluate::ask;
@@ -109,15 +109,43 @@ pub(super) enum Printed {
         system: String,
         outputs: Map<String, Value>,
     },
-    Job {
-        job: String,
-        system: String,
-        derivation: Option<String>,
-    },
+    Job(Box<Job>),
     /// It is through: the number of jobs.
     End {
         end: u64,
     },
+}
+
+/// A job as the channels' code says it is: of what else it says, the daemon hears nothing.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Job {
+    pub(super) job: String,
+    pub(super) system: String,
+    /// These are for the daemon to judge; `null` is the same as none there.
+    #[serde(default)]
+    derivation: Value,
+    #[serde(default)]
+    nix_name: Value,
+    #[serde(default)]
+    outputs: Value,
+    #[serde(default)]
+    timeout: Value,
+    #[serde(default)]
+    max_silent_time: Value,
+    #[serde(default)]
+    error: Value,
+}
+
+impl Job {
+    pub(super) fn derivation(&self) -> Option<&str> {
+        self.derivation.as_str()
+    }
+
+    pub(super) fn line(&self) -> Vec<u8> {
+        // It came as JSON: nothing that JSON could not hold.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
 }
 
 /// A running script.
@@ -159,7 +187,7 @@ impl Run {
     /// Hands lines over until `line` is satisfied (true) or it has ended.
     pub(super) fn listen(
         &mut self,
-        mut line: impl FnMut(&[u8], Printed) -> Result<bool, Error>,
+        mut line: impl FnMut(Printed) -> Result<bool, Error>,
     ) -> Result<Option<Exit>, Error> {
         let mut buffer = Vec::new();
         loop {
@@ -172,7 +200,7 @@ impl Run {
                             return Err(Error::Incomplete);
                         }
                         let printed = serde_json::from_slice(text).map_err(Error::Line)?;
-                        enough |= line(text, printed)?;
+                        enough |= line(printed)?;
                         Ok(())
                     })?;
                     if enough {
@@ -247,4 +275,22 @@ fn hear(text: &[u8], said: &mut Option<String>) {
     }
     // There is nobody left to tell.
     let _ = io::stderr().write_all(&[text, b"\n"].concat());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_job_only_what_it_may_say_is_handed_on() {
+        let said = r#"{"job":"a","system":"s","derivation":"/gnu/store/x-a.drv","nix-name":"a-1","outputs":{"out":"/o"},"timeout":5,"await":true,"command":["sh"],"needs":["b"],"hold":true}"#;
+        let Ok(Printed::Job(job)) = serde_json::from_str(said) else { panic!("no job") };
+        assert_eq!(job.derivation(), Some("/gnu/store/x-a.drv"));
+        let line: Value = serde_json::from_slice(&job.line()).unwrap();
+        let handed_on = serde_json::json!({
+            "job": "a", "system": "s", "derivation": "/gnu/store/x-a.drv", "nix-name": "a-1",
+            "outputs": {"out": "/o"}, "timeout": 5, "max-silent-time": null, "error": null,
+        });
+        assert_eq!(line, handed_on);
+    }
 }

@@ -197,6 +197,64 @@ fn what_is_worth_another_try_is_for_evaluators_of_ours_to_say() {
     assert!(matches!(short, Ending::Failed(why) if why.starts_with("out of memory (limit ")));
 }
 
+/// Counts what is waited for.
+struct Waits(usize);
+
+impl Sink for Waits {
+    fn jobs(&mut self, _line: &[u8], jobs: &mut Vec<NewJob>) -> Result<(), Cut> {
+        jobs.clear();
+        Ok(())
+    }
+
+    fn awaits(&mut self, job: &str, _system: &str) -> Result<(), Cut> {
+        assert_eq!(job, PROFILE);
+        self.0 += 1;
+        Ok(())
+    }
+
+    fn holds(&mut self) -> Result<(), Cut> {
+        Ok(())
+    }
+
+    fn errors(&mut self, _bytes: &[u8]) {}
+
+    fn note(&mut self, _text: &str) {}
+
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    fn tick(&mut self) -> Result<(), Cut> {
+        Ok(())
+    }
+
+    fn why(&mut self) -> Cut {
+        Cut::Interrupted
+    }
+}
+
+#[test]
+fn one_build_is_waited_for_and_that_is_the_profiles() {
+    let bench = Bench::new("");
+    let mut lines = Lines {
+        resolver: Resolver::new(&bench.specification.name, 9, Vec::new()),
+        partial: Vec::new(),
+        number: 0,
+        noted: HashSet::new(),
+        ready: Vec::new(),
+        explains: true,
+        has_awaited: false,
+    };
+    let mut waits = Waits(0);
+    let mut say = |job: &str, system: &str| {
+        let line = format!(r#"{{"job":"{job}","system":"{system}","error":"e","await":true}}"#);
+        assert!(lines.line(line.as_bytes(), &mut waits).is_ok());
+        waits.0
+    };
+    let said = [say("other", "s"), say(PROFILE, "s"), say(PROFILE, "t")];
+    assert_eq!(said, [0, 1, 1]);
+}
+
 #[test]
 fn garbage_ends_it_at_once_and_what_came_before_stays() {
     let outcome = run(&format!("echo '{GOOD}'; echo garbage; exec sleep 1000"));
