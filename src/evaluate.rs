@@ -34,6 +34,8 @@ pub(crate) struct Evaluation<'a> {
     pub(crate) user: Option<&'a User>,
     /// Bytes of address space.
     pub(crate) memory: Option<u64>,
+    /// Directories of the stores where derivations can be.
+    pub(crate) stores: &'a [String],
     /// For the evaluator of that name alone.
     pub(crate) guix: &'a guix::Tools,
 }

@@ -42,6 +42,12 @@ pub(crate) fn directory(dialect: Dialect) -> String {
     }
 }
 
+/// The directories of all stores that there may be.
+pub(crate) fn directories() -> Vec<String> {
+    let plain = |dialect| directory(dialect).trim_end_matches('/').to_owned();
+    [Dialect::Guix, Dialect::Nix].map(plain).into()
+}
+
 /// Where a daemon listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {

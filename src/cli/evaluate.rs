@@ -22,6 +22,7 @@ use crate::model::evaluation::{Checkout, Ending};
 use crate::model::spec::{Channel, JobsetName, Specification};
 use crate::spec;
 use crate::spec::scheme::Guile;
+use crate::store;
 use crate::sys::clock;
 use crate::sys::process::Launcher;
 use interrupt::Interrupt;
@@ -194,8 +195,15 @@ impl Work<'_> {
         checkouts: &[Checkout],
         guix: &guix::Tools,
     ) -> Result<(), Error> {
-        let evaluation =
-            Evaluation { id: None, specification, checkouts, user: None, memory: None, guix };
+        let evaluation = Evaluation {
+            id: None,
+            specification,
+            checkouts,
+            user: None,
+            memory: None,
+            stores: &store::directories(),
+            guix,
+        };
         let mut written = Ok(());
         let mut line = |bytes: &[u8]| {
             if written.is_ok() {

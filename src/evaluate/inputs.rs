@@ -39,9 +39,18 @@ const CHUNK: usize = 4_000;
 /// That a derivation is built from another, both jobs of the evaluation.
 pub(crate) type Need = (Arc<str>, Arc<str>);
 
+/// Whether `path` is the name of a derivation's file in one of these stores.
+pub(crate) fn is_in(stores: &[String], path: &str) -> bool {
+    path.strip_suffix(".drv")
+        .and_then(|path| path.rsplit_once('/'))
+        .is_some_and(|(directory, _)| stores.iter().any(|store| store == directory))
+}
+
 /// The derivations of one evaluation.
 #[derive(Default)]
 pub(crate) struct Inputs {
+    /// Directories of the stores: nothing elsewhere is opened, whatever derivations name.
+    stores: Vec<String>,
     names: HashMap<Arc<str>, u32>,
     nodes: Vec<Node>,
     /// In the order in which they came.
@@ -80,6 +89,10 @@ impl Node {
 }
 
 impl Inputs {
+    pub(crate) fn new(stores: Vec<String>) -> Self {
+        Self { stores, ..Self::default() }
+    }
+
     /// Takes jobs that are about to be registered, and adds to their needs the jobs among these and earlier ones.
     pub(crate) fn add(&mut self, jobs: &mut [NewJob]) {
         let mut added = Vec::new();
@@ -197,6 +210,10 @@ impl Inputs {
 
     /// What a derivation is built from, as far as that can be read.
     fn read(&mut self, name: &str) -> Vec<String> {
+        if !is_in(&self.stores, name) {
+            self.trouble.get_or_insert(format!("{name}: is in no store that is known"));
+            return Vec::new();
+        }
         let text = match file::read(Path::new(name), drv::MAX) {
             Ok(text) => text,
             Err(error) => {
@@ -309,6 +326,10 @@ mod tests {
             fs::write(self.path(name), text).unwrap();
         }
 
+        fn inputs(&self) -> Inputs {
+            Inputs::new(vec![self.0.path().to_str().unwrap().to_owned()])
+        }
+
         fn path(&self, name: &str) -> String {
             self.0.path().join(format!("{name}.drv")).to_str().unwrap().to_owned()
         }
@@ -371,7 +392,7 @@ mod tests {
             ("b", &["x"]),
             ("c", &["b", "x", "y"]),
         ]);
-        let mut inputs = Inputs::default();
+        let mut inputs = store.inputs();
         // In one batch the order of lines is of no importance.
         assert_eq!(store.add_jobs(&mut inputs, &["c", "b", "a"]), ["b<a", "c<a", "c<b"]);
         assert!(store.late(&mut inputs, true).is_empty());
@@ -381,7 +402,7 @@ mod tests {
     #[test]
     fn needs_on_later_lines_are_found_too() {
         let store = Store::new(&[("a", &[]), ("x", &["a"]), ("b", &["x"]), ("c", &["b"])]);
-        let mut inputs = Inputs::default();
+        let mut inputs = store.inputs();
         assert!(store.add_jobs(&mut inputs, &["c"]).is_empty());
         assert!(store.late(&mut inputs, false).is_empty());
         assert!(store.add_jobs(&mut inputs, &["a"]).is_empty());
@@ -397,7 +418,7 @@ mod tests {
     fn what_cannot_be_read_is_said_once_and_stops_nothing() {
         let store = Store::new(&[("a", &[]), ("b", &["gone", "a"])]);
         fs::write(store.path("text"), "no derivation").unwrap();
-        let mut inputs = Inputs::default();
+        let mut inputs = store.inputs();
         assert_eq!(store.add_jobs(&mut inputs, &["a", "text", "b"]), ["b<a"]);
         let trouble = inputs.trouble().unwrap();
         assert!(trouble.contains("text.drv: no derivation"), "{trouble}");
@@ -406,9 +427,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_no_store_is_not_opened() {
+        let (store, elsewhere) = (Store::new(&[]), Store::new(&[("a", &[]), ("b", &["a"])]));
+        let mut inputs = store.inputs();
+        assert!(elsewhere.add_jobs(&mut inputs, &["a", "b"]).is_empty());
+        let trouble = inputs.trouble().unwrap();
+        assert!(trouble.ends_with("a.drv: is in no store that is known"), "{trouble}");
+        let stores = ["/gnu/store".to_owned()];
+        assert!(is_in(&stores, "/gnu/store/x-y.drv"));
+        for path in ["/gnu/store/x/y.drv", "/dev/x.drv", "/gnu/store/x", "x.drv"] {
+            assert!(!is_in(&stores, path), "{path}");
+        }
+    }
+
+    #[test]
     fn needs_of_its_own_end_the_search() {
         let store = Store::new(&[("a", &[]), ("b", &["a"])]);
-        let mut inputs = Inputs::default();
+        let mut inputs = store.inputs();
         let mut jobs = store.jobs(&["a", "b"]);
         jobs[1].needs = vec![store.path("a")];
         inputs.add(&mut jobs);
@@ -436,7 +471,7 @@ mod tests {
         }
         let mut order: Vec<_> = (0..JOBS).map(|n| name("job", n)).collect();
         random.shuffle(&mut order);
-        let mut inputs = Inputs::default();
+        let mut inputs = store.inputs();
         let mut needs = 0;
         for batch in order.chunks(7) {
             let batch: Vec<_> = batch.iter().map(String::as_str).collect();

@@ -8,9 +8,9 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::ask::{FOREIGN, HOLD, PROFILE};
-use super::line::{self, AWAIT, MAX_LINE};
-use super::nix;
+use super::line::{self, AWAIT, MAX_LINE, What};
 use super::resolve::{self, Resolver};
+use super::{inputs, nix};
 use crate::model::evaluation::Ending;
 use crate::model::job::{NewJob, Work};
 use crate::model::spec::Evaluator;
@@ -76,6 +76,8 @@ pub(crate) struct Limits {
     pub(crate) memory: Option<u64>,
     /// The program, for people.
     pub(crate) program: String,
+    /// Directories of the stores where derivations can be.
+    pub(crate) stores: Vec<String>,
     /// Whether it is one of ours, which says in a last line [`nix::SAYS`] why it failed.
     pub(crate) explains: bool,
 }
@@ -89,7 +91,8 @@ impl Limits {
         };
         let timeout = specification.evaluation_timeout;
         let explains = matches!(specification.evaluator, Evaluator::Guix(_) | Evaluator::Nix(_));
-        Self { timeout, started, memory: evaluation.memory, program, explains }
+        let (memory, stores) = (evaluation.memory, evaluation.stores.to_vec());
+        Self { timeout, started, memory, program, stores, explains }
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -110,6 +113,7 @@ pub(crate) fn run(
         number: 0,
         noted: HashSet::new(),
         ready: Vec::new(),
+        stores: limits.stores.clone(),
         explains: limits.explains,
         has_awaited: false,
     };
@@ -326,6 +330,8 @@ struct Lines {
     number: u64,
     noted: HashSet<String>,
     ready: Vec<NewJob>,
+    /// Directories of the stores where derivations can be.
+    stores: Vec<String>,
     /// Whether they are of an evaluator of ours.
     explains: bool,
     /// Whether a build is, or was, waited for: that takes a thread, and one is enough.
@@ -401,6 +407,14 @@ impl Lines {
                 sink.note(&format!("line {}: {note} (said once)", self.number));
                 self.noted.insert(note);
             }
+        }
+        if let What::Derivation(path) = &parsed.what
+            && !inputs::is_in(&self.stores, path)
+        {
+            // It would be read with the daemon's rights.
+            let stores = self.stores.join(" or ");
+            parsed.what = What::Error(format!("its derivation, {path}, is not in {stores}"));
+            (parsed.needs, parsed.outputs) = Default::default();
         }
         let awaited = awaited.then(|| (parsed.job.clone(), parsed.system.clone()));
         self.resolver

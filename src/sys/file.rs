@@ -23,13 +23,18 @@ pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
 }
 
-/// The bytes of a regular file, of at most `most` bytes; what else may be there is not waited for.
+/// The bytes of a regular file, of at most `most` bytes. What else may be there is not opened: of a device that alone
+/// may have effects, and a link may lead to one.
 pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file"));
-    }
+    let regular = |metadata: fs::Metadata| match metadata.is_file() {
+        true => Ok(metadata),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file")),
+    };
+    regular(fs::symlink_metadata(path)?)?;
+    // Should it be replaced now.
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = regular(file.metadata()?)?;
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(most)).unwrap_or(0));
     io::Read::read_to_end(&mut io::Read::take(file, most.saturating_add(1)), &mut bytes)?;
     if bytes.len() as u64 > most {
@@ -395,6 +400,19 @@ mod tests {
         put(&path, "", 0o600);
         remove_tree(&path).unwrap();
         assert!(!path.exists() && Path::new("/etc").exists());
+    }
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (directory.path().join("file"), directory.path().join("link"));
+        put(&file, "text", 0o600);
+        symlink(&file, &link).unwrap();
+        assert_eq!(read(&file, 4).unwrap(), b"text");
+        for other in [&link, Path::new("/dev/null"), directory.path()] {
+            assert_eq!(read(other, 4).unwrap_err().to_string(), "is no regular file");
+        }
+        assert!(read(&file, 3).is_err());
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::evaluate::run::{Cut, Limits, Sink};
 use crate::model::error::chain;
 use crate::model::evaluation::{Ending, EvaluationId};
 use crate::model::job::{NewJob, Work};
+use crate::store;
 use crate::sys::clock;
 use crate::sys::process::Killer;
 
@@ -267,7 +268,7 @@ fn register(
     batches: &Receiver<Batch>,
     notes: &Sender<String>,
 ) -> Result<(), String> {
-    let mut inputs = Inputs::default();
+    let mut inputs = Inputs::new(store::directories());
     for Batch { mut jobs, awaited } in batches {
         if jobs.is_empty() && awaited.is_empty() {
             // All jobs are known.

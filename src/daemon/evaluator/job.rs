@@ -25,6 +25,7 @@ use crate::git;
 use crate::model::error::chain;
 use crate::model::evaluation::{Checkout, Ending, EvaluationId};
 use crate::model::spec::JobsetName;
+use crate::store;
 use crate::sys::clock;
 use crate::sys::process::Launcher;
 
@@ -233,13 +234,14 @@ impl Job {
                 };
             }
         };
-        let guix = self.guix();
+        let (guix, stores) = (self.guix(), store::directories());
         let evaluation = Evaluation {
             id: Some(id),
             specification: &request.specification,
             checkouts: &checkouts,
             user: settings.job_user.as_ref(),
             memory: settings.memory,
+            stores: &stores,
             guix: &guix,
         };
         let child = self.prepare(id, &evaluation).and_then(|made| {

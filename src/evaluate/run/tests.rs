@@ -59,6 +59,7 @@ impl Bench {
             checkouts: &self.checkouts,
             user: None,
             memory: self.memory,
+            stores: &["/gnu/store".to_owned()],
             guix: &guix::Tools {
                 command: vec!["/nonexistent/guix".to_owned()],
                 mirrors: Vec::new(),
@@ -183,7 +184,7 @@ fn what_is_worth_another_try_is_for_evaluators_of_ours_to_say() {
         };
         let child = bench.launcher.start(launch, None).unwrap();
         let (timeout, started, program) = (LONG, clock::now(), "sh".to_owned());
-        let limits = Limits { timeout, started, memory, program, explains };
+        let limits = Limits { timeout, started, memory, program, stores: Vec::new(), explains };
         let resolver = Resolver::new(&bench.specification.name, 9, Vec::new());
         let mut terminal =
             once::Terminal { line: &mut |_| {}, text: &mut |_| {}, started: &|_| {} };
@@ -197,18 +198,22 @@ fn what_is_worth_another_try_is_for_evaluators_of_ours_to_say() {
     assert!(matches!(short, Ending::Failed(why) if why.starts_with("out of memory (limit ")));
 }
 
-/// Counts what is waited for.
-struct Waits(usize);
+/// Keeps jobs, and counts what is waited for.
+#[derive(Default)]
+struct Heard {
+    jobs: Vec<NewJob>,
+    waits: usize,
+}
 
-impl Sink for Waits {
+impl Sink for Heard {
     fn jobs(&mut self, _line: &[u8], jobs: &mut Vec<NewJob>) -> Result<(), Cut> {
-        jobs.clear();
+        self.jobs.append(jobs);
         Ok(())
     }
 
     fn awaits(&mut self, job: &str, _system: &str) -> Result<(), Cut> {
         assert_eq!(job, PROFILE);
-        self.0 += 1;
+        self.waits += 1;
         Ok(())
     }
 
@@ -235,24 +240,41 @@ impl Sink for Waits {
 
 #[test]
 fn one_build_is_waited_for_and_that_is_the_profiles() {
-    let bench = Bench::new("");
-    let mut lines = Lines {
-        resolver: Resolver::new(&bench.specification.name, 9, Vec::new()),
+    let (mut lines, mut heard) = (lines(), Heard::default());
+    let mut say = |job: &str, system: &str| {
+        let line = format!(r#"{{"job":"{job}","system":"{system}","error":"e","await":true}}"#);
+        assert!(lines.line(line.as_bytes(), &mut heard).is_ok());
+        heard.waits
+    };
+    let said = [say("other", "s"), say(PROFILE, "s"), say(PROFILE, "t")];
+    assert_eq!(said, [0, 1, 1]);
+}
+
+#[test]
+fn derivations_outside_the_stores_are_errors() {
+    let (mut lines, mut heard) = (lines(), Heard::default());
+    for path in ["/gnu/store/x-a.drv", "/dev/x-b.drv", "/gnu/store/c/x-c.drv"] {
+        let line = format!(r#"{{"job":"{path}","system":"s","derivation":"{path}"}}"#);
+        assert!(lines.line(line.as_bytes(), &mut heard).is_ok());
+    }
+    let works: Vec<_> = heard.jobs.into_iter().map(|job| job.work).collect();
+    let refused = "its derivation, /dev/x-b.drv, is not in /gnu/store";
+    assert_eq!(works[..2], [Work::Derivation, Work::Error(refused.to_owned())]);
+    assert!(matches!(works[2], Work::Error(_)));
+}
+
+/// As of an evaluator of ours.
+fn lines() -> Lines {
+    Lines {
+        resolver: Resolver::new(&JobsetName::new("js").unwrap(), 9, Vec::new()),
         partial: Vec::new(),
         number: 0,
         noted: HashSet::new(),
         ready: Vec::new(),
+        stores: vec!["/gnu/store".to_owned()],
         explains: true,
         has_awaited: false,
-    };
-    let mut waits = Waits(0);
-    let mut say = |job: &str, system: &str| {
-        let line = format!(r#"{{"job":"{job}","system":"{system}","error":"e","await":true}}"#);
-        assert!(lines.line(line.as_bytes(), &mut waits).is_ok());
-        waits.0
-    };
-    let said = [say("other", "s"), say(PROFILE, "s"), say(PROFILE, "t")];
-    assert_eq!(said, [0, 1, 1]);
+    }
 }
 
 #[test]
