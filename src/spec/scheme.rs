@@ -74,7 +74,7 @@ impl Guile {
     /// By Guix's Guile, or by another where there is no Guix.
     fn ask(&self, kind: &str, path: &Path, deadline: Instant) -> Result<Answer, Error> {
         let path = std::path::absolute(path).map_err(|error| Error::plain(error.to_string()))?;
-        writers(&path, nix::unistd::geteuid().as_raw())?;
+        writers(&path, nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())?;
         let name = path.to_str().ok_or_else(|| Error::plain("its name is not UTF-8"))?;
         let mut guix = self.guix.clone();
         guix.extend(["repl", "--", "/dev/stdin", "guix", kind, name].map(str::to_owned));
@@ -149,14 +149,21 @@ struct Failure {
     message: String,
 }
 
-/// Only its reader, or root, may be able to write a program that is to be run.
-fn writers(path: &Path, reader: u32) -> Result<(), Error> {
+/// Only its reader, or root, may be able to write a program that is to be run; of groups, only theirs.
+fn writers(path: &Path, reader: u32, readers: u32) -> Result<(), Error> {
+    const GROUP: u32 = 0o020;
     const OTHERS: u32 = 0o002;
     let file = fs::metadata(path).map_err(|error| Error::plain(error.to_string()))?;
     let owner = file.uid();
     if owner != 0 && owner != reader && reader == 0 {
         return Err(Error::plain(format!(
             "it belongs to user {owner}, and root would run it: it must belong to root, or be JSON"
+        )));
+    }
+    let group = file.gid();
+    if file.mode() & GROUP != 0 && group != 0 && group != readers {
+        return Err(Error::plain(format!(
+            "group {group} can write it, and it would be run: chmod g-w it"
         )));
     }
     if file.mode() & OTHERS != 0 {

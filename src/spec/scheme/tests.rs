@@ -254,7 +254,11 @@ fn what_others_can_write_is_not_run() {
     assert!(refused_whole(&file).contains("every user can write it"));
     fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
     assert!(file.read().is_ok());
+    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o664)).unwrap();
+    assert!(file.read().is_ok(), "our own group may write it");
     if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(file.path(), None, Some(12_345)).unwrap();
+        assert!(refused_whole(&file).contains("group 12345 can write it"));
         std::os::unix::fs::chown(file.path(), Some(12_345), None).unwrap();
         assert!(refused_whole(&file).contains("it belongs to user 12345, and root would run it"));
     }
