@@ -269,6 +269,41 @@ fn a_guix_that_cannot_be_built_fails_the_evaluation() {
 }
 
 #[test]
+fn waiting_for_the_profile_is_not_the_evaluations_time() {
+    const TIMEOUT: u64 = 5;
+    let store = Store::start();
+    let mut daemon = gorget(&store, &[]);
+    daemon.ask("pause builds");
+    let guix = channel();
+    let mut specification = specification(&[("guix", &guix)], json!("hello"));
+    specification["evaluation-timeout"] = json!(TIMEOUT);
+    daemon.ask(&format!("add {specification}"));
+    daemon.until("builds", |builds| builds.len() == 1 && builds[0]["waiting"] == "paused");
+    // What is tested is that time passes.
+    let (_sender, never) = std::sync::mpsc::channel::<()>();
+    assert!(never.recv_timeout(std::time::Duration::from_secs(TIMEOUT)).is_err());
+    daemon.ask("resume builds");
+    daemon.settle();
+    let evaluation = only_evaluation(&mut daemon);
+    assert_eq!(evaluation["status"], "succeeded", "{evaluation}\n{}", daemon.log());
+}
+
+#[test]
+fn a_canceled_profile_is_no_failure_of_the_evaluation() {
+    let store = Store::start();
+    let mut daemon = gorget(&store, &[]);
+    daemon.ask("pause builds");
+    let guix = channel();
+    daemon.ask(&format!("add {}", specification(&[("guix", &guix)], json!("hello"))));
+    daemon.until("builds", |builds| builds.len() == 1 && builds[0]["waiting"] == "paused");
+    let id = daemon.build("guix-profile")["id"].clone();
+    daemon.ask(&format!("cancel-build {id}"));
+    let evaluation = only_evaluation(&mut daemon);
+    let why = "the job guix-profile was needed: canceled";
+    assert_eq!((&evaluation["status"], &evaluation["error"]), (&json!("aborted"), &json!(why)));
+}
+
+#[test]
 fn an_evaluation_that_waits_can_be_canceled() {
     let store = Store::start();
     let mut daemon = gorget(&store, &[]);

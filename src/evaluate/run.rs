@@ -48,6 +48,10 @@ pub(crate) trait Sink {
     fn failed(&mut self, reason: &str) {
         self.note(&format!("the evaluation failed: {reason}"));
     }
+    /// How long the evaluator has waited for answers: that is not its own time. While one is due, a little more.
+    fn waited(&mut self) -> Duration {
+        Duration::ZERO
+    }
     /// When `tick` is next needed.
     fn due(&self) -> Option<Instant>;
     /// Called after every read.
@@ -186,7 +190,7 @@ fn watch(
     limits: &Limits,
     sink: &mut impl Sink,
 ) -> Result<Exit, Stop> {
-    let deadline = limits.deadline();
+    let mut deadline = limits.deadline();
     // One read of a child is at most 64 KiB.
     let mut buffer = Vec::with_capacity(64 << 10);
     loop {
@@ -203,6 +207,7 @@ fn watch(
             Read::Canceled => return Err(sink.why().into()),
             Read::Ended(exit) => return Ok(exit),
         }
+        deadline = limits.deadline().and_then(|deadline| deadline.checked_add(sink.waited()));
         if deadline.is_some_and(|deadline| deadline <= clock::now()) {
             return Err(Cut::TimedOut.into());
         }

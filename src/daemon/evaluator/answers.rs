@@ -1,15 +1,16 @@
 //! Answers to evaluators that wait for a build, how it ended, or for their derivations to be kept.
 //!
-//! A build needs no evaluation to get on, so that waiting for one here holds nothing up but this evaluation, which has
-//! its own deadline. Invariant: an answer is written once, when the build has ended, or never, when the evaluation has.
+//! A build needs no evaluation to get on, so that waiting for one here holds nothing up but this evaluation, of which
+//! the clock stands meanwhile. Invariant: an answer is written once, when the build has ended, or never, when the evaluation has.
 
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, Sender, select};
 use serde_json::{Value, json};
 
 use super::Held;
@@ -18,6 +19,7 @@ use crate::evaluate::line::shortened;
 use crate::model::error::chain;
 use crate::model::evaluation::EvaluationId;
 use crate::model::status::BuildStatus;
+use crate::sys::clock;
 
 /// Events that may pile up while one is looked at: more than that, and the books are read again.
 const ROOM: usize = 1024;
@@ -39,6 +41,8 @@ pub(super) struct Awaited {
     pub(super) answers: PathBuf,
     /// Disconnects when the evaluation is over.
     pub(super) over: Receiver<Infallible>,
+    /// Gets when it was answered.
+    pub(super) answered: Sender<Instant>,
 }
 
 impl Awaited {
@@ -70,6 +74,8 @@ impl Awaited {
     }
 
     fn answer(&self, evaluation: EvaluationId, answer: &Value) {
+        // There is room for the one answer; at the evaluation's end the other end is gone.
+        let _ = self.answered.try_send(clock::now());
         if let Err(error) = write(&self.answers, format!("{answer}\n").as_bytes()) {
             log::warn!(target: "evaluator", "evaluation {evaluation} does not hear what it waits for: {error}");
         }

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, at, bounded, never, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, at, bounded, never, select};
 
 use super::answers::{Awaited, What};
 use super::job::Tools;
@@ -41,6 +41,10 @@ const DELAY: Duration = Duration::from_millis(10);
 /// Batches that wait while one is being written: one, so that the writer need not wait for the parser.
 const AHEAD: usize = 1;
 
+/// How far ahead the time of an answer that is due is granted: as often is it looked for, while an evaluation at the end
+/// of its time waits.
+const AHEAD_OF_ANSWER: Duration = Duration::from_secs(1);
+
 /// Remarks of the second thread for the log: it has one to make.
 const NOTES: usize = 4;
 
@@ -62,6 +66,10 @@ pub(super) struct Books {
     awaited: Vec<Awaited>,
     /// Where it hears of them.
     answers: PathBuf,
+    /// Since when an answer is due, and where the moment comes when it was given.
+    due_answer: Option<(Instant, Receiver<Instant>)>,
+    /// What earlier ones took.
+    waited: Duration,
     /// Ends, when dropped, what waits for builds.
     _over: Sender<Infallible>,
     /// Its other end, for them.
@@ -116,6 +124,8 @@ impl Books {
             batches: Some(batches),
             awaited: Vec::new(),
             answers,
+            due_answer: None,
+            waited: Duration::ZERO,
             _over: over,
             ended,
             done,
@@ -185,7 +195,11 @@ impl Books {
 
     fn await_what(&mut self, what: What) -> Result<(), Cut> {
         let (answers, over) = (self.answers.clone(), self.ended.clone());
-        self.awaited.push(Awaited { what, answers, over });
+        let (answered, moment) = bounded(1);
+        self.waited();
+        // The evaluator's own driver asks for one after the other.
+        self.due_answer.get_or_insert((clock::now(), moment));
+        self.awaited.push(Awaited { what, answers, over, answered });
         // What comes next may depend on it.
         self.send()
     }
@@ -201,7 +215,10 @@ impl Books {
         };
         loop {
             let due = self.log.flush_due().map_or_else(never, at);
-            let deadline = self.deadline.map_or_else(never, at);
+            let waited = self.waited();
+            let deadline = self.deadline.and_then(|deadline| deadline.checked_add(waited));
+            let deadline = deadline.map_or_else(never, at);
+            let Some(batches) = &self.batches else { return Err(Cut::Interrupted) };
             select! {
                 send(batches, mem::take(&mut batch)) -> sent => {
                     return sent.map_err(|_| self.cuts.try_recv().unwrap_or(Cut::Interrupted));
@@ -235,6 +252,21 @@ impl Sink for Books {
 
     fn holds(&mut self) -> Result<(), Cut> {
         self.await_what(What::Held)
+    }
+
+    fn waited(&mut self) -> Duration {
+        let Some((since, moment)) = &self.due_answer else { return self.waited };
+        let until = match moment.try_recv() {
+            Ok(moment) => moment,
+            Err(TryRecvError::Empty) => {
+                return self.waited + (clock::now() - *since) + AHEAD_OF_ANSWER;
+            }
+            // Nobody will answer.
+            Err(TryRecvError::Disconnected) => clock::now(),
+        };
+        self.waited += until.saturating_duration_since(*since);
+        self.due_answer = None;
+        self.waited
     }
 
     fn errors(&mut self, bytes: &[u8]) {

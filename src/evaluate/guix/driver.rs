@@ -88,11 +88,11 @@ impl Error {
         match self {
             Self::Prepare(..) | Self::Threads(_) => true,
             Self::Script(error) | Self::System(_, error) => error.is_foreign(),
-            Self::Arguments
-            | Self::Missing(_)
-            | Self::Profile(..)
-            | Self::Answer(_)
-            | Self::Output(_) => false,
+            // The store was away, or somebody wanted it to end: of the channels that says nothing.
+            Self::Profile(status, _) => {
+                [BuildStatus::Aborted, BuildStatus::Canceled].iter().any(|s| s.word() == status)
+            }
+            Self::Arguments | Self::Missing(_) | Self::Answer(_) | Self::Output(_) => false,
         }
     }
 }
@@ -220,6 +220,8 @@ impl Driver {
             say(&format!("waiting for the build of {PROFILE}"));
             let Answer { status, error } = answers.next().map_err(Error::Answer)?;
             if status != BuildStatus::Succeeded.word() {
+                // Of one that was canceled, both are that word.
+                let error = error.filter(|error| *error != status);
                 return Err(Error::Profile(status, error));
             }
         }
