@@ -164,8 +164,9 @@ impl Driver {
     }
 
     fn run(&mut self) -> Result<(), Error> {
-        let guix = if self.asked.profile {
-            vec![format!("{}/bin/guix", self.profile()?)]
+        let (guix, keeper) = if self.asked.profile {
+            let (profile, keeper) = self.profile()?;
+            (vec![format!("{profile}/bin/guix")], Some(keeper))
         } else {
             if ["guix", "images", "system-tests"].iter().any(|word| self.asked.subset == *word) {
                 return Err(Error::Script(script::Error::Guix(format!(
@@ -173,13 +174,18 @@ impl Driver {
                     self.asked.subset
                 ))));
             }
-            self.asked.command.clone()
+            (self.asked.command.clone(), None)
         };
-        self.jobs(&guix)
+        let result = self.jobs(&guix);
+        // Only now may the profile and the channels' checkouts, which all systems read, be collected.
+        if let Some(keeper) = keeper {
+            keeper.stop();
+        }
+        result
     }
 
-    /// The profile that holds the channels, once it is built.
-    fn profile(&mut self) -> Result<String, Error> {
+    /// The profile that holds the channels, once it is built, and what keeps it from being collected.
+    fn profile(&mut self) -> Result<(String, Run), Error> {
         let answers = match self.asked.builds {
             true => None,
             false => Some(Answers::open().map_err(Error::Answer)?.ok_or(Error::Missing(ANSWERS))?),
@@ -229,9 +235,7 @@ impl Driver {
         if !Path::new(&output).join("bin/guix").exists() {
             self.build(&request, &derivation)?;
         }
-        // Only now may what it held be collected.
-        run.stop();
-        Ok(output)
+        Ok((output, run))
     }
 
     /// Has the store build a derivation, its log in ours.

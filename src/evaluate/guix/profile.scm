@@ -1,6 +1,6 @@
 ;;; Run by the installed Guix: gets the instances of the channels, authenticated, and prints the derivation of the
-;;; profile that holds them, which is a Guix with these channels. Then it waits to be killed: until the profile is
-;;; built, its connection keeps the derivation from being collected.
+;;; profile that holds them, which is a Guix with these channels. Then it waits to be killed: until all jobs are known,
+;;; its connection keeps derivation, profile and checkouts from being collected.
 ;;;
 ;;; With the argument "build", it has the store build a derivation instead.
 

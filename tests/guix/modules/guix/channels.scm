@@ -54,6 +54,9 @@
                (git "-C" directory "rev-parse" "--quiet" "--verify" "origin/keyring")
                (when (eq? 'guix (channel-name channel))
                  (error "channel guix lacks an introduction")))
+           ;; A checkout is there while whoever got it lives.
+           (call-with-output-file (string-append directory ".keeper")
+             (lambda (port) (write (getpid) port)))
            (list channel (channel-commit channel) directory)))
        channels))
 
