@@ -77,6 +77,9 @@ struct Node {
     users: Vec<u32>,
     /// For a job: the needs that were told.
     told: Option<Vec<u32>>,
+    /// Whether it is a job with `needs` of its own. Those and ours could close a circle, of builds that wait for each
+    /// other; in every such circle one of ours leads to a job with some of its own, so that none may.
+    has_own: bool,
     /// Whether any job is below it.
     leads: bool,
     seen: u32,
@@ -100,19 +103,23 @@ impl Inputs {
             if job.work != Work::Derivation || self.over {
                 continue;
             }
-            if !job.needs.is_empty() {
-                // With needs of both kinds, builds could wait for each other.
-                self.give_up("a derivation has `needs` of its own".to_owned());
-                return;
-            }
             let Some(node) = self.load(&job.derivation) else { return };
+            if !job.needs.is_empty() && !self.nodes[node as usize].has_own {
+                if self.nodes[node as usize].is_job() {
+                    // Others may have been told to need it.
+                    self.give_up("a derivation is two jobs, one of them with `needs`".to_owned());
+                    return;
+                }
+                self.nodes[node as usize].has_own = true;
+            }
             added.push((index, node));
             self.mark(node);
         }
         for (index, node) in added {
             let needs = self.untold(node, EARLY);
             let names = needs.iter().map(|need| self.nodes[*need as usize].name.to_string());
-            jobs[index].needs = names.collect();
+            let names: Vec<_> = names.filter(|name| !jobs[index].needs.contains(name)).collect();
+            jobs[index].needs.extend(names);
         }
     }
 
@@ -204,7 +211,8 @@ impl Inputs {
         let name: Arc<str> = name.into();
         self.names.insert(Arc::clone(&name), number);
         let (inputs, users) = (Box::default(), Vec::new());
-        self.nodes.push(Node { name, inputs, users, told: None, leads: false, seen: 0 });
+        let (has_own, leads) = (false, false);
+        self.nodes.push(Node { name, inputs, users, told: None, has_own, leads, seen: 0 });
         Some(number)
     }
 
@@ -277,7 +285,7 @@ impl Inputs {
                 if std::mem::replace(&mut input.seen, self.walk) == self.walk {
                     continue;
                 }
-                if input.is_job() {
+                if input.is_job() && !input.has_own {
                     told.push(number);
                 } else if input.leads {
                     queue.push_back(number);
@@ -441,14 +449,18 @@ mod tests {
     }
 
     #[test]
-    fn needs_of_its_own_end_the_search() {
-        let store = Store::new(&[("a", &[]), ("b", &["a"])]);
+    fn needs_of_its_own_and_found_ones_close_no_circle() {
+        // c is built from b, which is built from a and says that it needs c.
+        let store = Store::new(&[("a", &[]), ("b", &["a"]), ("c", &["b"]), ("d", &["c"])]);
         let mut inputs = store.inputs();
         let mut jobs = store.jobs(&["a", "b"]);
-        jobs[1].needs = vec![store.path("a")];
+        jobs[1].needs = vec![store.path("c")];
         inputs.add(&mut jobs);
-        assert!(inputs.trouble().unwrap().contains("`needs`"));
-        assert!(store.add_jobs(&mut inputs, &["b"]).is_empty());
+        assert_eq!(jobs[1].needs, [store.path("c"), store.path("a")]);
+        // The search goes on, and through b.
+        assert_eq!(store.add_jobs(&mut inputs, &["c", "d"]), ["c<a", "d<c"]);
+        assert!(store.late(&mut inputs, true).is_empty());
+        assert_eq!(inputs.trouble(), None);
     }
 
     /// As in Nixpkgs: everything is built from a common core that is no job, and from some of what came before.
