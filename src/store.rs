@@ -21,6 +21,7 @@ pub(crate) use self::tunnel::{Remote, Tunnel};
 pub(crate) use crate::proto::store::{Dialect, Error, Options, Output, Verdict};
 
 use crate::proto::store::{Session, Step};
+use crate::sys::connect::{self, Patience};
 use crate::sys::{clock, poll, socket};
 
 /// How long a daemon may take to answer anything but a build: it may have to start a process and open a database.
@@ -159,14 +160,14 @@ enum Stream {
 }
 
 impl Stream {
-    fn connect(address: &Address) -> io::Result<Self> {
+    fn connect(address: &Address, wanted: &dyn Fn() -> bool) -> io::Result<Self> {
+        let patience = Patience { until: clock::now() + ANSWER, wanted };
         match address {
-            // A Unix socket that is not served refuses at once.
-            Address::Unix(path) => UnixStream::connect(path).map(Self::Unix),
+            Address::Unix(path) => connect::unix(path, &patience).map(Self::Unix),
             Address::Tcp(host, port) => {
                 let mut last = io::Error::from(io::ErrorKind::NotFound);
                 for address in (host.as_str(), *port).to_socket_addrs()? {
-                    match TcpStream::connect_timeout(&address, ANSWER) {
+                    match connect::tcp(address, &patience) {
                         Ok(stream) => {
                             stream.set_nodelay(true)?;
                             return Ok(Self::Tcp(stream));
@@ -294,14 +295,32 @@ pub(crate) enum Cut<E> {
     Sink(E),
 }
 
+/// The way to a daemon that has not been greeted yet.
+pub(crate) struct Line(Stream);
+
+impl Line {
+    /// Connects, as long as it is `wanted`.
+    pub(crate) fn connect(address: &Address, wanted: &dyn Fn() -> bool) -> Result<Self, Error> {
+        let stream = Stream::connect(address, wanted).map_err(Error::Connect)?;
+        stream.set_timeouts(ANSWER).map_err(Error::Connect)?;
+        Ok(Self(stream))
+    }
+
+    pub(crate) fn closer(&self) -> io::Result<Closer> {
+        self.0.try_clone().map(Closer)
+    }
+}
+
 /// A connection to a daemon, of which one thread asks one thing at a time.
 pub(crate) struct Connection(Session<Stream>);
 
 impl Connection {
     pub(crate) fn open(address: &Address, dialect: Dialect) -> Result<Self, Error> {
-        let stream = Stream::connect(address).map_err(Error::Connect)?;
-        stream.set_timeouts(ANSWER).map_err(Error::Connect)?;
-        Session::open(stream, dialect).map(Self)
+        Self::greet(Line::connect(address, &|| true)?, dialect)
+    }
+
+    pub(crate) fn greet(line: Line, dialect: Dialect) -> Result<Self, Error> {
+        Session::open(line.0, dialect).map(Self)
     }
 
     /// Whether the daemon is of this machine and runs as we do, so that it can run what we can.

@@ -2,6 +2,7 @@
 //! but for one call in `git`.
 
 pub(crate) mod clock;
+pub(crate) mod connect;
 pub(crate) mod descriptors;
 pub(crate) mod file;
 pub(crate) mod lock;

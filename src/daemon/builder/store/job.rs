@@ -21,7 +21,8 @@ use crate::model::error::chain;
 use crate::model::spec::BuildOutput;
 use crate::proto::drv;
 use crate::store::{
-    self, Address, Closer, Connection, Cut, Dialect, Error, Hook, Options, Output, Sink, Verdict,
+    self, Address, Closer, Connection, Cut, Dialect, Error, Hook, Line, Options, Output, Sink,
+    Verdict,
 };
 use crate::sys::{clock, file};
 
@@ -163,16 +164,14 @@ fn attempt(
         max_silent_time: seconds(order.max_silent_time),
     };
     let away = |error: Error| {
-        // It was there a moment ago. Nothing was tried yet.
-        log::warn!(target: "builder", "build {}: {}", order.id, chain(&error));
-        reach.lose();
+        if !leash.is_canceled() {
+            // It was there a moment ago. Nothing was tried yet.
+            log::warn!(target: "builder", "build {}: {}", order.id, chain(&error));
+            reach.lose();
+        }
         Outcome::Interrupted
     };
-    let (mut connection, builds) = connect(tools, &options, &away, &lost)?;
-    let closer = connection.closer().map_err(|error| aborted("hold the connection", &error))?;
-    if !leash.take(closer) {
-        return Ok(Outcome::Interrupted);
-    }
+    let (mut connection, builds) = connect(tools, &options, leash, &away, &lost)?;
     let outputs = outputs(&mut connection, &order.derivation, &lost)?;
     let silence = match options.max_silent_time {
         0 => LONGEST,
@@ -212,15 +211,21 @@ fn attempt(
     Ok(Outcome::Succeeded { outputs, products })
 }
 
-/// A connection with these options, and how many builds it has had. One that was put back may have been closed by the
+/// A connection on the leash, with these options, and how many builds it has had. One that was put back may have been closed by the
 /// daemon since. A daemon that is away costs no try; one that takes no options does, or there would be no end of it.
 fn connect(
     tools: &Tools,
     options: &Options,
+    leash: &Leash<Closer>,
     away: &dyn Fn(Error) -> Outcome,
     lost: &dyn Fn(Error) -> Outcome,
 ) -> Result<(Connection, u32), Outcome> {
+    let hold = |closer: io::Result<Closer>| {
+        let closer = closer.map_err(|error| aborted("hold the connection", &error))?;
+        if leash.take(closer) { Ok(()) } else { Err(Outcome::Interrupted) }
+    };
     while let Some(Idle { mut connection, builds, options: known, .. }) = tools.take() {
+        hold(connection.closer())?;
         let usable = if known == *options {
             connection.is_quiet()
         } else {
@@ -230,7 +235,9 @@ fn connect(
             return Ok((connection, builds));
         }
     }
-    let mut connection = Connection::open(&tools.address, tools.dialect).map_err(away)?;
+    let line = Line::connect(&tools.address, &|| !leash.is_canceled()).map_err(away)?;
+    hold(line.closer())?;
+    let mut connection = Connection::greet(line, tools.dialect).map_err(away)?;
     connection.build_here(&tools.hook);
     connection.set_options(options).map_err(lost)?;
     Ok((connection, 0))
@@ -432,7 +439,8 @@ mod tests {
         let tools = tools(place.path(), &spawner);
         let away = |_| Outcome::Interrupted;
         let lost = |error: Error| Outcome::Aborted(error.to_string());
-        let connect = || connect(&tools, &OPTIONS, &away, &lost).map(drop);
+        let leash = Leash::default();
+        let connect = || connect(&tools, &OPTIONS, &leash, &away, &lost).map(drop);
         assert_eq!(connect().unwrap_err(), Outcome::Interrupted);
         let listener = UnixListener::bind(place.path().join("socket")).unwrap();
         let outcome = std::thread::scope(|scope| {
@@ -445,7 +453,9 @@ mod tests {
                 }
                 client.read_to_end(&mut Vec::new()).unwrap();
             });
-            connect().unwrap_err()
+            let outcome = connect().unwrap_err();
+            leash.cancel(); // It holds the connection, too.
+            outcome
         });
         assert_eq!(outcome, Outcome::Aborted("the daemon refused: no".to_owned()));
     }
