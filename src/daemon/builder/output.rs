@@ -47,6 +47,12 @@ impl Output {
         if part.len() < bytes.len() { Err(Refused::TooLarge) } else { Ok(()) }
     }
 
+    /// A line of the daemon's own, which counts as what the build wrote: a builder may be behind it.
+    pub(super) fn remark(&mut self, text: &str) -> Result<(), Refused> {
+        let end = if self.complete { "" } else { "\n" };
+        self.write(format!("{end}gorget: {text}\n").as_bytes())
+    }
+
     /// A line of ours, whatever the limit.
     pub(super) fn note(&mut self, text: &str) -> io::Result<()> {
         let end = if self.complete { "" } else { "\n" };

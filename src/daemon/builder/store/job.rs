@@ -379,7 +379,7 @@ impl Sink for Follower<'_> {
             Output::Prose(text) => {
                 self.end_input()?;
                 let text = String::from_utf8_lossy(text);
-                self.log.note(text.trim_end()).map_err(Refused::Io)
+                self.log.remark(text.trim_end())
             }
             Output::Started(derivation) => {
                 self.worked = true;
@@ -387,12 +387,12 @@ impl Sink for Follower<'_> {
                     return Ok(());
                 }
                 self.end_input()?;
-                self.log.note(&format!("building {}", short(derivation))).map_err(Refused::Io)
+                self.log.remark(&format!("building {}", short(derivation)))
             }
             Output::Fetching(item) => {
                 self.worked = true;
                 self.end_input()?;
-                self.log.note(&format!("fetching {}", short(item))).map_err(Refused::Io)
+                self.log.remark(&format!("fetching {}", short(item)))
             }
         }
     }
@@ -458,6 +458,18 @@ mod tests {
             outcome
         });
         assert_eq!(outcome, Outcome::Aborted("the daemon refused: no".to_owned()));
+    }
+
+    #[test]
+    fn what_the_daemon_says_counts() {
+        let place = tempfile::tempdir().unwrap();
+        let mut log = Log::create(&place.path().join("1.gz"), 100).unwrap();
+        let target = "/nix/store/t-top.drv";
+        let mut follower = Follower { target, log: &mut log, input: None, worked: false };
+        follower.output(Output::Prose(&[b'x'; 60])).unwrap();
+        let more = follower.output(Output::Prose(&[b'x'; 60]));
+        assert!(matches!(more, Err(Refused::TooLarge)));
+        log.note("too much").unwrap();
     }
 
     #[test]
