@@ -11,6 +11,9 @@ const BUILD: u64 = 105;
 const SUBSTITUTE: u64 = 108;
 const BUILD_LOG_LINE: u64 = 101;
 
+/// A line of the daemon's; those of builders that it cites have a mark in front.
+const NO_SPACE: &str = "note: build failure may have been caused by lack of free disk space";
+
 /// Activities at once: one build, and what is fetched for it.
 const MAX_ACTIVITIES: usize = 4096;
 
@@ -84,6 +87,11 @@ impl Activities {
         let message = plain(message);
         match status {
             0 | 1 | 2 | 13 => Verdict::Done,
+            // Transient: the disk was full, or, whatever happened, the output has a fixed hash.
+            6 if message.lines().any(|line| line.trim().starts_with(NO_SPACE)) => {
+                Verdict::Broken(message)
+            }
+            6 => Verdict::Failed(reason(&message)),
             // Permanently failed, input or output rejected, known to have failed, log limit, not deterministic.
             3 | 4 | 5 | 7 | 11 | 12 => Verdict::Failed(reason(&message)),
             8 if message.contains("of silence") => Verdict::Silent,

@@ -345,3 +345,13 @@ fn builders_cannot_say_what_the_daemon_says() {
 fn escapes_are_taken_out() {
     assert_eq!(nix::plain("\u{1b}[31;1merror:\u{1b}[0m no"), "error: no");
 }
+
+#[test]
+fn transient_failures_are_failures_unless_the_disk_was_full() {
+    let verdict = |message: &str| nix::Activities::new("/nix/store/a.drv").verdict(6, message);
+    let failed = "builder for '/nix/store/a.drv' failed with exit code 3";
+    let note = "note: build failure may have been caused by lack of free disk space";
+    assert_eq!(verdict(failed), Verdict::Failed("exit status 3".to_owned()));
+    assert!(matches!(verdict(&format!("{failed};\n  > {note}")), Verdict::Failed(_)));
+    assert!(matches!(verdict(&format!("{failed}\n{note}")), Verdict::Broken(_)));
+}
