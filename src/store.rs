@@ -31,6 +31,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 const GUIX_SOCKET: &str = "/var/guix/daemon-socket/socket";
 const NIX_SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
 
+/// How long a daemon may say nothing when a builder may be silent for ever, or while it waits for what others build.
+pub(crate) const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Where Guix's daemon listens on TCP.
 const GUIX_PORT: u16 = 44146;
 
@@ -392,7 +395,8 @@ impl Connection {
         self.0.add_indirect_root(link)
     }
 
-    /// Builds all outputs of `derivation` and follows it to its end, or until nothing came for `silence`.
+    /// Builds all outputs of `derivation` and follows it to its end, or until nothing came for `silence` while a builder
+    /// runs. A daemon says nothing while it waits for what other connections build.
     pub(crate) fn build<S: Sink>(
         &mut self,
         derivation: &str,
@@ -401,7 +405,8 @@ impl Connection {
     ) -> Result<Verdict, Cut<S::Error>> {
         self.0.build(derivation).map_err(Cut::Connection)?;
         loop {
-            let deadline = clock::now() + silence;
+            let bound = if self.0.is_building() { silence } else { LONGEST };
+            let deadline = clock::now() + bound;
             while !self.0.has_more() {
                 let due = sink.due();
                 let until = due.map_or(deadline, |due| due.min(deadline));

@@ -32,6 +32,11 @@ impl Trace {
         Self { target: target.to_owned(), ..Self::default() }
     }
 
+    /// Whether a builder runs, of whatever derivation: only then is silence somebody's.
+    pub(super) fn is_building(&self) -> bool {
+        !self.builders.is_empty()
+    }
+
     pub(super) fn message<'a>(&'a mut self, payload: &'a [u8]) -> Step<'a> {
         if let Some((process, text)) = log(payload) {
             let derivation = self.builders.get(&process).map_or(&*self.target, String::as_str);

@@ -34,6 +34,11 @@ impl Activities {
         Self { target: target.to_owned(), ..Self::default() }
     }
 
+    /// Whether a builder runs, of whatever derivation: only then is silence somebody's.
+    pub(super) fn is_building(&self) -> bool {
+        !self.builders.is_empty()
+    }
+
     pub(super) fn start(&mut self, id: u64, kind: u64, first: Option<String>) -> Step<'_> {
         let Some(first) = first else { return Step::Nothing };
         if kind == SUBSTITUTE {

@@ -320,6 +320,14 @@ impl<S: Read + Write> Session<S> {
         self.wire.word().map(drop)
     }
 
+    /// Whether a builder of this connection runs; a build may also wait for what others build.
+    pub(crate) fn is_building(&self) -> bool {
+        match &self.build {
+            Watch::Guix(trace) => trace.is_building(),
+            Watch::Nix(activities) => activities.is_building(),
+        }
+    }
+
     /// Begins to build all outputs of `derivation`; `step` has to be called until it is over.
     pub(crate) fn build(&mut self, derivation: &str) -> Result<(), Error> {
         match &mut self.build {

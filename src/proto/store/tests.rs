@@ -355,3 +355,26 @@ fn transient_failures_are_failures_unless_the_disk_was_full() {
     assert!(matches!(verdict(&format!("{failed};\n  > {note}")), Verdict::Failed(_)));
     assert!(matches!(verdict(&format!("{failed}\n{note}")), Verdict::Broken(_)));
 }
+
+#[test]
+fn who_waits_for_what_others_build_is_not_building() {
+    let mut trace = guix::Trace::new("/gnu/store/a.drv");
+    trace.message(b"waiting for locks or build slots...\n");
+    assert!(!trace.is_building());
+    for (process, end) in
+        [(7, "build-succeeded /gnu/store/i.drv -"), (8, "build-failed /gnu/store/i.drv - 1 x")]
+    {
+        let start = format!("@ build-started /gnu/store/i.drv - x86_64-linux /l {process}\n");
+        trace.message(start.as_bytes());
+        assert!(trace.is_building());
+        trace.message(format!("@ {end}\n").as_bytes());
+        assert!(!trace.is_building());
+    }
+    let mut activities = nix::Activities::new("/nix/store/a.drv");
+    activities.start(1, 108, Some("/nix/store/fetched".to_owned()));
+    assert!(!activities.is_building());
+    activities.start(2, 105, Some("/nix/store/i.drv".to_owned()));
+    assert!(activities.is_building());
+    activities.stop(2);
+    assert!(!activities.is_building());
+}

@@ -21,16 +21,13 @@ use crate::model::error::chain;
 use crate::model::spec::BuildOutput;
 use crate::proto::drv;
 use crate::store::{
-    self, Address, Closer, Connection, Cut, Dialect, Error, Hook, Line, Options, Output, Sink,
-    Verdict,
+    self, Address, Closer, Connection, Cut, Dialect, Error, Hook, LONGEST, Line, Options, Output,
+    Sink, Verdict,
 };
 use crate::sys::{clock, file};
 
 /// How much longer than a builder the daemon may say nothing: it enforces the limit itself, and may be busy.
 const SLACK: Duration = Duration::from_secs(600);
-
-/// How long the daemon may say nothing when a builder may be silent for ever.
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How long a connection is kept for the next build.
 const REST: Duration = Duration::from_secs(5);
