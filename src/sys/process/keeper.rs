@@ -3,7 +3,7 @@
 //! Invariant: it does not end before the last descendant is gone, and it kills them as soon as the daemon says so, the
 //! control socket closes, or the child ends. It blocks all signals, so that only SIGKILL can end it.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -31,6 +31,9 @@ use crate::sys::{clock, descriptors, poll};
 const FIRST_ROUND: Duration = Duration::from_millis(5);
 /// And at most: what has survived many rounds sleeps in the kernel.
 const LAST_ROUND: Duration = Duration::from_secs(1);
+
+/// Bytes of the kernel's counters: some 4 KiB today.
+const COUNTERS: usize = 16 << 10;
 
 /// How long the killed may take: a little less than the daemon waits, to be heard before it gives up.
 const PATIENCE: Duration = Duration::from_millis(KILL_PATIENCE.as_millis() as u64 * 3 / 4);
@@ -261,7 +264,9 @@ fn max_resident() -> u64 {
 
 /// How many processes the kernel has killed for want of memory since it started; 0 where it does not say.
 fn oom_kills() -> u64 {
-    let counters = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    // With room for all at once: the kernel counts anew for each read.
+    let mut counters = String::with_capacity(COUNTERS);
+    let read = File::open("/proc/vmstat").and_then(|mut file| file.read_to_string(&mut counters));
     let count = |line: &str| line.strip_prefix("oom_kill ")?.parse().ok();
-    counters.lines().find_map(count).unwrap_or(0)
+    read.ok().and_then(|_| counters.lines().find_map(count)).unwrap_or(0)
 }
