@@ -26,10 +26,10 @@ const DAILY: [&str; 3] = [
 const PER_EVALUATION: [&str; 2] = [
     "SELECT 9, e.id, avg(b.starttime - e.evaltime) FROM evaluations e INDEXED BY evaluations_by_timestamp
      CROSS JOIN builds b ON b.evaluation = e.id
-     WHERE e.timestamp >= ?1 AND e.status = 0 AND b.starttime > 0 GROUP BY e.id",
+     WHERE e.timestamp >= ?1 AND e.status = 0 AND e.jobset <> '.withdrawn' AND b.starttime > 0 GROUP BY e.id",
     "SELECT 10, e.id, avg(b.stoptime - e.evaltime) FROM evaluations e INDEXED BY evaluations_by_timestamp
      CROSS JOIN builds b ON b.evaluation = e.id
-     WHERE e.timestamp >= ?1 AND e.status = 0 AND b.stoptime > 0 GROUP BY e.id",
+     WHERE e.timestamp >= ?1 AND e.status = 0 AND e.jobset <> '.withdrawn' AND b.stoptime > 0 GROUP BY e.id",
 ];
 
 /// Computes the metrics (types 0–12 of the reference, in UTC days).
@@ -66,7 +66,7 @@ pub(crate) fn compute(tx: &mut Tx<'_>) -> Result<(), Error> {
              / max(1, CASE WHEN sum(b.status < 0) > 0 THEN ?2 ELSE max(b.stoptime) END - e.evaltime)
          FROM evaluations e INDEXED BY evaluations_by_timestamp
      CROSS JOIN builds b ON b.evaluation = e.id
-         WHERE e.timestamp >= ?1 AND e.status = 0 AND b.stoptime > 0 GROUP BY e.id",
+         WHERE e.timestamp >= ?1 AND e.status = 0 AND e.jobset <> '.withdrawn' AND b.stoptime > 0 GROUP BY e.id",
         params![today - 2 * DAY, today],
     )?;
     put(
