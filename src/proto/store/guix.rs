@@ -11,6 +11,9 @@ use super::{Output, Verdict, reason};
 /// Builders at once on one connection: the daemon is told to run one, and others may still be ending.
 const MAX_BUILDERS: usize = 1024;
 
+/// What the daemon says before it tells that a builder failed, when a disk of its was all but full.
+const NO_SPACE: &str = "note: build failure may have been caused by lack of free disk space";
+
 /// Failures remembered: the first are those that count.
 const MAX_FAILURES: usize = 64;
 
@@ -24,6 +27,8 @@ pub(super) struct Trace {
     failures: Vec<(String, Verdict)>,
     /// The last sentence of the daemon, which says more of a time-out than the event that follows it.
     prose: String,
+    /// Whether the disk was full when the builder ended whose failure is told next.
+    no_space: bool,
     missing: bool,
 }
 
@@ -48,6 +53,7 @@ impl Trace {
             return self.event(event);
         }
         self.prose = String::from_utf8_lossy(payload).trim().to_owned();
+        self.no_space |= self.prose == NO_SPACE;
         self.missing |= self.prose.starts_with("cannot build missing derivation");
         Step::Output(Output::Prose(payload))
     }
@@ -81,6 +87,9 @@ impl Trace {
                         Verdict::Failed("wrote more than the daemon's log may hold".to_owned())
                     }
                     "cached" => Verdict::Failed("failed before; the daemon remembers".to_owned()),
+                    _ if self.no_space => {
+                        Verdict::Broken(format!("{}: {NO_SPACE}", reason(message)))
+                    }
                     _ => Verdict::Failed(reason(message)),
                 };
                 self.fail(derivation, verdict);
@@ -101,6 +110,7 @@ impl Trace {
 
     fn fail(&mut self, derivation: &str, verdict: Verdict) {
         self.forget(derivation);
+        self.no_space = false;
         if self.failures.len() < MAX_FAILURES {
             self.failures.push((derivation.to_owned(), verdict));
         }
@@ -112,7 +122,7 @@ impl Trace {
             return verdict.clone();
         }
         match self.failures.first() {
-            // The fault of whoever offloads is not the dependency's.
+            // The fault of whoever offloads, or of a full disk, is not the dependency's.
             Some((_, Verdict::Broken(why))) => Verdict::Broken(why.clone()),
             Some((culprit, verdict)) => {
                 Verdict::DependencyFailed(Some(culprit.clone()), verdict.why())

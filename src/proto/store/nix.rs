@@ -2,7 +2,7 @@
 //!
 //! Invariant: builders' output comes as results of their activity alone, so prose is the daemon's own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::session::Step;
 use super::{Output, Verdict, reason};
@@ -23,8 +23,10 @@ pub(super) struct Activities {
     target: String,
     /// Builders that run, by their activity.
     builders: HashMap<u64, String>,
-    /// The first derivation that the daemon said of that it failed, besides the one asked for, and why.
-    culprit: Option<(String, String)>,
+    /// Derivations that were begun, besides the one asked for: only these can be to blame.
+    begun: HashSet<String>,
+    /// The first of them that the daemon said of that it failed, and why.
+    culprit: Option<(String, Verdict)>,
     /// What is being fetched.
     fetching: String,
 }
@@ -49,6 +51,9 @@ impl Activities {
             return Step::Nothing;
         }
         let derivation = first;
+        if derivation != self.target && self.begun.len() < MAX_ACTIVITIES {
+            self.begun.insert(derivation.clone());
+        }
         if self.builders.len() >= MAX_ACTIVITIES {
             return Step::Nothing;
         }
@@ -79,9 +84,11 @@ impl Activities {
         let text = plain(&String::from_utf8_lossy(payload));
         if self.culprit.is_none()
             && let Some((derivation, why)) = failure(&text)
-            && derivation != self.target
+            && self.begun.contains(&derivation)
         {
-            self.culprit = Some((derivation, why));
+            let broken = lacked_space(&text);
+            let verdict = if broken { Verdict::Broken(text.clone()) } else { Verdict::Failed(why) };
+            self.culprit = Some((derivation, verdict));
         }
         *payload = text.into_bytes();
         Step::Output(Output::Prose(payload))
@@ -93,9 +100,7 @@ impl Activities {
         match status {
             0 | 1 | 2 | 13 => Verdict::Done,
             // Transient: the disk was full, or, whatever happened, the output has a fixed hash.
-            6 if message.lines().any(|line| line.trim().starts_with(NO_SPACE)) => {
-                Verdict::Broken(message)
-            }
+            6 if lacked_space(&message) => Verdict::Broken(message),
             6 => Verdict::Failed(reason(&message)),
             // Permanently failed, input or output rejected, known to have failed, log limit, not deterministic.
             3 | 4 | 5 | 7 | 11 | 12 => Verdict::Failed(reason(&message)),
@@ -115,16 +120,28 @@ impl Activities {
 
     fn dependency(&self, message: &str) -> Verdict {
         match &self.culprit {
-            Some((culprit, why)) => Verdict::DependencyFailed(Some(culprit.clone()), why.clone()),
+            // A full disk is not the dependency's fault.
+            Some((_, Verdict::Broken(why))) => Verdict::Broken(why.clone()),
+            Some((culprit, verdict)) => {
+                Verdict::DependencyFailed(Some(culprit.clone()), verdict.why())
+            }
             None => Verdict::DependencyFailed(None, reason(message)),
         }
     }
 }
 
-/// The derivation that a sentence says has failed, and why.
+/// Whether the daemon notes that a disk of its was all but full.
+fn lacked_space(text: &str) -> bool {
+    text.lines().any(|line| line.trim().starts_with(NO_SPACE))
+}
+
+/// The derivation that a message says has failed, and why: its first line does, others may cite the builder.
 fn failure(text: &str) -> Option<(String, String)> {
-    let (_, rest) =
-        text.split_once("builder for '").or_else(|| text.split_once("building of '"))?;
+    let line = text.lines().find(|line| !line.trim().is_empty())?;
+    let sentence = line.trim_start().trim_start_matches("error: ");
+    let rest = sentence
+        .strip_prefix("builder for '")
+        .or_else(|| sentence.strip_prefix("building of '"))?;
     let (derivation, rest) = rest.split_once('\'')?;
     let derivation = derivation.split('!').next()?.to_owned();
     derivation.ends_with(".drv").then(|| (derivation, reason(rest)))

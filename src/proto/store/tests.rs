@@ -357,6 +357,67 @@ fn transient_failures_are_failures_unless_the_disk_was_full() {
 }
 
 #[test]
+fn an_input_is_blamed_by_the_daemon_alone_and_not_for_a_full_disk() {
+    let note = "note: build failure may have been caused by lack of free disk space";
+    let blamed = |messages: &[&str]| {
+        let mut activities = nix::Activities::new("/nix/store/a.drv");
+        activities.start(1, 105, Some("/nix/store/i.drv".to_owned()));
+        activities.start(2, 105, Some("/nix/store/j.drv".to_owned()));
+        for message in messages {
+            activities.message(&mut message.as_bytes().to_vec());
+        }
+        activities.verdict(10, "1 dependencies of derivation '/nix/store/a.drv' failed to build")
+    };
+    let culprit = |name: &str, why: &str| {
+        Verdict::DependencyFailed(Some(format!("/nix/store/{name}.drv")), why.to_owned())
+    };
+    let failed =
+        "\u{1b}[31;1merror:\u{1b}[0m builder for '/nix/store/i.drv' failed with exit code 3";
+    assert_eq!(blamed(&[failed]), culprit("i", "exit status 3"));
+    // A builder whose last lines are cited says the same of somebody else.
+    let cited = "error: building of '/nix/store/i.drv' timed out after 5 seconds;\n \
+                 last 1 log lines:\n > builder for '/nix/store/j.drv' failed with exit code 1";
+    assert!(matches!(blamed(&[cited]),
+        Verdict::DependencyFailed(Some(drv), _) if drv == "/nix/store/i.drv"));
+    let other = "error: builder for '/nix/store/never-begun.drv' failed with exit code 1";
+    assert_eq!(blamed(&[other, failed]), culprit("i", "exit status 3"));
+    let full = format!("{failed};\n       last 1 log lines:\n       > no\n{note}");
+    assert!(matches!(blamed(&[&full]), Verdict::Broken(_)));
+    let forged = format!("{failed};\n       last 1 log lines:\n       > {note}");
+    assert!(matches!(blamed(&[&forged]), Verdict::DependencyFailed(..)));
+}
+
+#[test]
+fn a_builder_that_met_a_full_disk_has_not_failed() {
+    let note = b"note: build failure may have been caused by lack of free disk space\n";
+    let failed = |drv: &str| {
+        format!("@ build-failed {drv} - 1 builder for `{drv}' failed with exit code 3\n")
+    };
+    let (target, input) = ("/gnu/store/a.drv", "/gnu/store/i.drv");
+    for drv in [target, input] {
+        let mut trace = guix::Trace::new(target);
+        trace.message(note);
+        trace.message(failed(drv).as_bytes());
+        assert!(matches!(trace.verdict("no"), Verdict::Broken(_)), "{drv}");
+    }
+    // The note was about another, and what a builder prints is none.
+    let mut trace = guix::Trace::new(target);
+    trace.message(note);
+    trace.message(failed("/gnu/store/other.drv").as_bytes());
+    trace.message(
+        format!("@ build-log 7 {}\n", note.len())
+            .as_bytes()
+            .iter()
+            .chain(note)
+            .copied()
+            .collect::<Vec<_>>()
+            .as_slice(),
+    );
+    trace.message(failed(target).as_bytes());
+    assert_eq!(trace.verdict("no"), Verdict::Failed("exit status 3".to_owned()));
+}
+
+#[test]
 fn who_waits_for_what_others_build_is_not_building() {
     let mut trace = guix::Trace::new("/gnu/store/a.drv");
     trace.message(b"waiting for locks or build slots...\n");
