@@ -9,6 +9,7 @@ mod cycles;
 pub(crate) mod guix;
 mod identity;
 pub(crate) mod inputs;
+mod lent;
 pub(crate) mod line;
 pub(crate) mod nix;
 pub(crate) mod once;

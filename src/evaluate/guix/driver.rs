@@ -5,14 +5,13 @@
 //! Nothing here has a deadline of its own: the evaluation's ends the driver, and its end ends what it started.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use std::{env, fmt, fs};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use serde::Deserialize;
 use serde_json::json;
 
 use super::request::{Asked, Given, Pinned, datum};
@@ -20,6 +19,7 @@ use super::script::{self, Job, Printed, Run, Script};
 use crate::actor::Spawner;
 use crate::actor::pool::Pool;
 use crate::evaluate::ask::{self, ANSWERS, Answer, Answers, PROFILE};
+use crate::evaluate::lent::{self, Channel, Lent};
 use crate::evaluate::nix::SAYS;
 use crate::model::error::chain;
 use crate::model::status::BuildStatus;
@@ -37,7 +37,7 @@ const LINES: usize = 64;
 enum Error {
     /// It was not started by the evaluator.
     Arguments,
-    Missing(&'static str),
+    Lent(lent::Error),
     Prepare(PathBuf, io::Error),
     Script(script::Error),
     /// Of a system.
@@ -54,7 +54,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Arguments => f.write_str("this mode is for evaluations"),
-            Self::Missing(name) => write!(f, "{name} is not set, or holds nothing"),
+            Self::Lent(error) => error.fmt(f),
             Self::Prepare(path, _) => write!(f, "cannot prepare {}", path.display()),
             Self::Script(error) => error.fmt(f),
             Self::System(system, error) => write!(f, "{system}: {error}"),
@@ -77,7 +77,8 @@ impl std::error::Error for Error {
             | Self::Output(error)
             | Self::Threads(error) => Some(error),
             Self::Script(error) | Self::System(_, error) => error.source(),
-            Self::Arguments | Self::Missing(_) | Self::Profile(..) => None,
+            Self::Lent(error) => error.source(),
+            Self::Arguments | Self::Profile(..) => None,
         }
     }
 }
@@ -86,13 +87,16 @@ impl Error {
     /// Whether the same may go well another time.
     fn is_foreign(&self) -> bool {
         match self {
-            Self::Prepare(..) | Self::Threads(_) => true,
+            Self::Prepare(..) | Self::Lent(lent::Error::Channels(..)) | Self::Threads(_) => true,
             Self::Script(error) | Self::System(_, error) => error.is_foreign(),
             // The store was away, or somebody wanted it to end: of the channels that says nothing.
             Self::Profile(status, _) => {
                 [BuildStatus::Aborted, BuildStatus::Canceled].iter().any(|s| s.word() == status)
             }
-            Self::Arguments | Self::Missing(_) | Self::Answer(_) | Self::Output(_) => false,
+            Self::Arguments
+            | Self::Lent(lent::Error::Missing(_))
+            | Self::Answer(_)
+            | Self::Output(_) => false,
         }
     }
 }
@@ -121,14 +125,6 @@ fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{SAYS}{text}");
 }
 
-/// A channel as the evaluator's list of channels has it.
-#[derive(Deserialize)]
-struct Channel {
-    name: String,
-    commit: String,
-    directory: PathBuf,
-}
-
 struct Driver {
     launcher: Launcher,
     asked: Asked,
@@ -141,23 +137,13 @@ impl Driver {
     fn new(arguments: &[String]) -> Result<Self, Error> {
         let [asked] = arguments else { return Err(Error::Arguments) };
         let asked: Asked = serde_json::from_str(asked).map_err(|_| Error::Arguments)?;
-        let systems = env::var("GORGET_SYSTEMS").unwrap_or_default();
-        let systems: Vec<_> = systems.split_whitespace().map(str::to_owned).collect();
-        if systems.is_empty() {
-            return Err(Error::Missing("GORGET_SYSTEMS"));
-        }
-        let list = env::var_os("GORGET_CHANNELS").ok_or(Error::Missing("GORGET_CHANNELS"))?;
-        let list = PathBuf::from(list);
-        let channels: Vec<Channel> = fs::read(&list)
-            .and_then(|text| Ok(serde_json::from_slice(&text)?))
-            .map_err(|error| Error::Prepare(list, error))?;
+        let Lent { systems, channels, temporary } = Lent::here().map_err(Error::Lent)?;
         let given = |channel: Channel| {
             let given = asked.channels.iter().find(|given| given.name == channel.name)?.clone();
-            Some(Pinned { given, commit: channel.commit, directory: channel.directory })
+            Some(Pinned { given, commit: channel.commit, directory: channel.directory.into() })
         };
         let channels = channels.into_iter().filter_map(given).collect();
-        let temporary = env::var_os("TMPDIR").ok_or(Error::Missing("TMPDIR"))?;
-        let keepers = Path::new(&temporary).join("keepers");
+        let keepers = temporary.join("keepers");
         let launcher = Launcher::new(keepers.clone(), clock::now() + LOCK_PATIENCE)
             .map_err(|error| Error::Prepare(keepers, error))?;
         Ok(Self { launcher, asked, systems, channels, printed: Jobs::default() })
@@ -188,7 +174,11 @@ impl Driver {
     fn profile(&mut self) -> Result<(String, Run), Error> {
         let answers = match self.asked.builds {
             true => None,
-            false => Some(Answers::open().map_err(Error::Answer)?.ok_or(Error::Missing(ANSWERS))?),
+            false => Some(
+                Answers::open()
+                    .map_err(Error::Answer)?
+                    .ok_or(Error::Lent(lent::Error::Missing(ANSWERS)))?,
+            ),
         };
         let request = datum(&self.asked, &self.channels);
         let mut run =

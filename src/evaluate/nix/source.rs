@@ -1,18 +1,11 @@
 //! What is evaluated: the arguments and environment of the driver, and the request to the embedded expression.
 
 use std::path::{Path, PathBuf};
-use std::{env, fmt, fs, io};
+use std::{env, fmt, io};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-/// A channel as the evaluator's list of channels has it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct Channel {
-    pub(super) name: String,
-    pub(super) url: String,
-    pub(super) commit: String,
-    pub(super) directory: String,
-}
+use crate::evaluate::lent::{self, Channel, Lent};
 
 /// What the whole evaluation is about.
 #[derive(Clone, Debug)]
@@ -37,8 +30,8 @@ pub(super) enum What {
 pub(super) enum Error {
     /// It was not started by the evaluator.
     Arguments,
-    Missing(&'static str),
-    Channels(PathBuf, io::Error),
+    Lent(lent::Error),
+    Directory(io::Error),
     /// A file name that JSON cannot tell.
     NotText(PathBuf),
 }
@@ -47,10 +40,8 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Arguments => f.write_str("this mode is for evaluations"),
-            Self::Missing(name) => write!(f, "{name} is not set, or holds nothing"),
-            Self::Channels(path, _) => {
-                write!(f, "cannot read the list of channels {}", path.display())
-            }
+            Self::Lent(error) => error.fmt(f),
+            Self::Directory(_) => f.write_str("cannot tell the working directory"),
             Self::NotText(path) => write!(f, "{} is not UTF-8", path.display()),
         }
     }
@@ -59,8 +50,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Channels(_, error) => Some(error),
-            Self::Arguments | Self::Missing(_) | Self::NotText(_) => None,
+            Self::Lent(error) => error.source(),
+            Self::Directory(error) => Some(error),
+            Self::Arguments | Self::NotText(_) => None,
         }
     }
 }
@@ -68,18 +60,8 @@ impl std::error::Error for Error {
 impl Source {
     /// From the driver's arguments and its environment.
     pub(super) fn here(arguments: &[String]) -> Result<Self, Error> {
-        let systems = env::var("GORGET_SYSTEMS").unwrap_or_default();
-        let systems: Vec<_> = systems.split_whitespace().map(str::to_owned).collect();
-        if systems.is_empty() {
-            return Err(Error::Missing("GORGET_SYSTEMS"));
-        }
-        let list = env::var_os("GORGET_CHANNELS").ok_or(Error::Missing("GORGET_CHANNELS"))?;
-        let list = PathBuf::from(list);
-        let channels: Vec<Channel> = fs::read(&list)
-            .and_then(|text| Ok(serde_json::from_slice(&text)?))
-            .map_err(|error| Error::Channels(list, error))?;
-        let temporary = env::var_os("TMPDIR").ok_or(Error::Missing("TMPDIR"))?.into();
-        let here = env::current_dir().map_err(|error| Error::Channels(".".into(), error))?;
+        let Lent { systems, channels, temporary } = Lent::here().map_err(Error::Lent)?;
+        let here = env::current_dir().map_err(Error::Directory)?;
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let what = match words[..] {
             ["file", file] => What::File { file: text(&here.join(file))?, attribute: Vec::new() },
