@@ -65,7 +65,7 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, Error> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;
         conn.busy_timeout(BUSY)?;
-        conn.set_prepared_statement_cache_capacity(STATEMENTS);
+        keep_statements(&conn)?;
         let found = version(&conn)?;
         refuse_newer(found, MIGRATIONS)?;
         if found != known(MIGRATIONS) {
@@ -133,8 +133,16 @@ fn close_to_others(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn prepare(conn: &Connection) -> Result<(), Error> {
+/// Has statements prepared once. Without the guarantee SQLite plans many of them anew for each value that is bound, which
+/// takes longer than to run them and gains nothing: there are no statistics to heed.
+fn keep_statements(conn: &Connection) -> Result<(), Error> {
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
+
+fn prepare(conn: &Connection) -> Result<(), Error> {
+    keep_statements(conn)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.execute_batch(
         // NORMAL: a commit survives the death of the process, and of the machine up to the last checkpoint.
@@ -180,6 +188,8 @@ fn migrate(conn: &mut Connection, migrations: &[&str]) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::StatementStatus;
+
     use super::*;
 
     fn schema(conn: &Connection) -> Vec<String> {
@@ -220,6 +230,17 @@ mod tests {
         let reader = open_reader(&path).unwrap();
         assert!(reader.execute("DELETE FROM settings", []).is_err());
         open(&path).unwrap();
+    }
+
+    #[test]
+    fn statements_are_planned_once_whatever_is_bound() {
+        let conn = memory();
+        let sql = "SELECT evaluation, count(*) FROM jobs WHERE build = ?1 GROUP BY evaluation";
+        for build in 1..10 {
+            let mut statement = conn.prepare_cached(sql).unwrap();
+            assert!(!statement.exists([build]).unwrap());
+            assert_eq!(statement.get_status(StatementStatus::RePrepare), 0, "build {build}");
+        }
     }
 
     #[test]
