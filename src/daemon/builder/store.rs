@@ -4,6 +4,7 @@
 //! Invariant: each build that was started is reported exactly once; while its daemon does not answer, none is
 //! started, and no try is spent on finding that out.
 
+mod changed;
 mod job;
 mod keeper;
 mod probe;

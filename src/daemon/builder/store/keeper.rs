@@ -5,6 +5,8 @@
 //! then its link, which outlives the connection. Derivations get the first when a job is read, the second when it is in
 //! the books. Builds themselves keep what they built.
 //!
+//! What builds that changed have or need is seen to a little later, many at once.
+//!
 //! Invariant: nobody waits for a root but an evaluator, whose process keeps derivations until then. Whatever could not be
 //! heard of or done is found in the books, at the latest when the daemon answers again.
 
@@ -19,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, at, bounded, never, select};
 
+use super::changed::Changed;
 use super::probe::Reach;
 use super::roots::{self, Trouble};
 use crate::actor::{self, Gone, Spawner, Stop};
@@ -51,6 +54,8 @@ enum Message {
     Hold(Vec<String>),
     /// Builds that changed in the books, or are wanted again.
     Changed(Vec<BuildId>),
+    /// What changed is to be seen to now; the loop tells itself.
+    CatchUp,
     /// To be dropped when all before it has been done, or cannot be.
     Tell(#[expect(dead_code, reason = "dropped, not read")] Sender<Infallible>),
 }
@@ -150,6 +155,7 @@ pub(super) fn spawn(
         reader: None,
         connection: None,
         used,
+        changed: Changed::default(),
         registered: false,
     };
     threads.essential(name, move |stop| run(&mut work, &inbox.0, &stop))
@@ -159,14 +165,16 @@ fn run(work: &mut Rounds, messages: &Receiver<Message>, stop: &Stop) -> Result<(
     let mut round = clock::now() + ROUND;
     loop {
         let rest = work.connection.as_ref().map_or_else(never, |_| at(work.used + REST));
+        let due = work.changed.due().map_or_else(never, at);
         select! {
             recv(stop) -> _ => return Ok(()),
             recv(messages) -> message => work.take(message?),
+            recv(due) -> _ => work.take(Message::CatchUp),
             recv(rest) -> _ => work.connection = None,
             recv(at(round)) -> now => {
                 round = now? + ROUND;
                 work.keeper.behind.store(true, Ordering::Release);
-                work.take(Message::Changed(Vec::new()));
+                work.take(Message::CatchUp);
             }
         }
     }
@@ -212,6 +220,7 @@ struct Rounds {
     connection: Option<Connection>,
     /// When the connection was last used.
     used: Instant,
+    changed: Changed,
     /// Whether the daemon knows the links that an earlier life made: it may have ended between the two.
     registered: bool,
 }
@@ -220,15 +229,19 @@ impl Rounds {
     fn take(&mut self, message: Message) {
         if !self.reach.is_open() {
             // It is told when that changes.
+            self.changed.take();
             self.keeper.behind.store(true, Ordering::Release);
             return;
         }
         let behind = self.keeper.behind.swap(false, Ordering::AcqRel);
         let done = match &message {
             Message::Hold(derivations) => self.hold(derivations),
-            Message::Changed(builds) => self.changed(builds),
-            // By being dropped at the end of this round.
-            Message::Tell(_) => Ok(()),
+            Message::Changed(builds) => {
+                self.changed.add(clock::now(), builds);
+                Ok(())
+            }
+            // The one who asked is told by the drop of the message, at the end of this round.
+            Message::CatchUp | Message::Tell(_) => self.catch_up(),
         };
         let done = done.and_then(|()| if behind { self.everything() } else { Ok(()) });
         self.used = clock::now();
@@ -264,8 +277,13 @@ impl Rounds {
         Ok(())
     }
 
-    fn changed(&mut self, ids: &[BuildId]) -> Result<(), Left> {
-        let builds = wanted::derivations(self.reader()?, ids)?;
+    fn catch_up(&mut self) -> Result<(), Left> {
+        let ids = self.changed.take();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let builds = wanted::derivations(self.reader()?, &ids)?;
+        let mut succeeded = Vec::new();
         for build in builds {
             if !self.is_item(&build.derivation) {
                 continue;
@@ -276,10 +294,10 @@ impl Rounds {
             }
             roots::release(&self.means.directory, &build.derivation)?;
             if build.status == BuildStatus::Succeeded {
-                self.outputs(&[build.id])?;
+                succeeded.push(build.id);
             }
         }
-        Ok(())
+        self.all_outputs(&succeeded)
     }
 
     /// Compares the links with the books.
@@ -294,10 +312,7 @@ impl Rounds {
         self.registered = true;
         self.sweep(&pending)?;
         let builds = wanted::succeeded(self.reader()?)?;
-        for some in builds.chunks(QUERY) {
-            self.outputs(some)?;
-        }
-        Ok(())
+        self.all_outputs(&builds)
     }
 
     /// Lets go of derivations whose builds are over. Nobody else makes their links.
@@ -313,6 +328,10 @@ impl Rounds {
             }
         }
         Ok(())
+    }
+
+    fn all_outputs(&mut self, builds: &[BuildId]) -> Result<(), Left> {
+        builds.chunks(QUERY).try_for_each(|some| self.outputs(some))
     }
 
     /// Keeps outputs that are in the store and are not kept.
