@@ -21,6 +21,7 @@
 //! builder              the ready queue and the backends                daemon/builder.rs
 //!   builder/books, build/N   writes for it; each waits for one build
 //!   store/guix, store/nix    each asks a daemon that is away until it answers
+//!   idle/guix, idle/nix      close connections that no build takes up
 //!   roots/guix, roots/nix    keep derivations and outputs from the collector
 //!   products/guix, …         look for products of what had been built before
 //! notifier             messages to people, with retries                daemon/notifier.rs

@@ -5,6 +5,7 @@
 //! started, and no try is spent on finding that out.
 
 mod changed;
+mod idle;
 mod job;
 mod keeper;
 mod probe;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Weak};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use self::idle::Idle;
 use self::job::Tools;
 use self::keeper::Keeper;
 use self::probe::Reach;
@@ -120,7 +122,8 @@ impl StoreDaemon {
         let products = products::spawn(threads, dialect, database.clone())?;
         let hook =
             if far { Hook::Unknown } else { Hook::prepare(dialect, &settings.state_directory) };
-        let tools = Tools::new((dialect, address), settings, database.clone(), hook);
+        let idle = Idle::spawn(threads, dialect)?;
+        let tools = Tools::new((dialect, address), (settings, database), hook, idle);
         let care = Care { keeper, products };
         let tools = Arc::new(tools);
         Ok(Self { store, tools, pool, lane, reach, care, leashes: BTreeMap::new() })

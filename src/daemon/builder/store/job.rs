@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::idle::{Held, Idle};
 use super::probe::Reach;
 use super::products::{self, Wishes};
 use super::roots;
@@ -29,12 +30,6 @@ use crate::sys::{clock, file};
 /// How much longer than a builder the daemon may say nothing: it enforces the limit itself, and may be busy.
 const SLACK: Duration = Duration::from_secs(600);
 
-/// How long a connection is kept for the next build.
-const REST: Duration = Duration::from_secs(5);
-
-/// Builds of one connection: it holds temporary roots on all of them.
-const MAX_BUILDS: u32 = 50;
-
 /// What all jobs share.
 pub(super) struct Tools {
     dialect: Dialect,
@@ -46,18 +41,8 @@ pub(super) struct Tools {
     store: String,
     hook: Hook,
     /// Connections whose last build went well.
-    idle: Mutex<Vec<Idle>>,
+    idle: Idle,
     books: Mutex<Books>,
-}
-
-/// A daemon starts a process and opens its database for each connection: as long as a small build takes.
-struct Idle {
-    connection: Connection,
-    since: Instant,
-    /// How many it has had.
-    builds: u32,
-    /// What it was told last.
-    options: Options,
 }
 
 /// Where builds learn which products are wanted of them.
@@ -82,9 +67,9 @@ impl Books {
 impl Tools {
     pub(super) fn new(
         (dialect, address): (Dialect, Address),
-        settings: &Settings,
-        database: Database,
+        (settings, database): (&Settings, &Database),
         hook: Hook,
+        idle: Idle,
     ) -> Self {
         Self {
             dialect,
@@ -94,26 +79,12 @@ impl Tools {
             roots: super::roots_directory(&settings.state_directory),
             store: store::directory(dialect),
             hook,
-            idle: Mutex::default(),
-            books: Mutex::new(Books { database, reader: None, wishes: Wishes::default() }),
-        }
-    }
-
-    /// A connection that was put back, if one is fresh.
-    fn take(&self) -> Option<Idle> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = clock::now();
-        idle.retain(|idle| now - idle.since < REST);
-        idle.pop()
-    }
-
-    /// Others may use the connection, once it has let go of enough. Those that nobody took up in time are closed at
-    /// the next occasion: there are never more than slots.
-    fn put_back(&self, fresh: Idle) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|idle| fresh.since - idle.since < REST);
-        if fresh.builds < MAX_BUILDS {
-            idle.push(fresh);
+            idle,
+            books: Mutex::new(Books {
+                database: database.clone(),
+                reader: None,
+                wishes: Wishes::default(),
+            }),
         }
     }
 }
@@ -168,7 +139,7 @@ fn attempt(
         }
         Outcome::Interrupted
     };
-    let (mut connection, builds) = connect(tools, &options, leash, &away, &lost)?;
+    let (mut connection, opened) = connect(tools, &options, leash, &away, &lost)?;
     let outputs = outputs(&mut connection, &order.derivation, &lost)?;
     let silence = match options.max_silent_time {
         0 => LONGEST,
@@ -203,25 +174,25 @@ fn attempt(
     let products = products(tools, order, &outputs, &mut log, leash)?;
     log.flush().map_err(unwritten)?;
     if leash.release() {
-        tools.put_back(Idle { connection, since: clock::now(), builds: builds + 1, options });
+        tools.idle.put_back(Held { connection, opened, options });
     }
     Ok(Outcome::Succeeded { outputs, products })
 }
 
-/// A connection on the leash, with these options, and how many builds it has had. One that was put back may have been closed by the
-/// daemon since. A daemon that is away costs no try; one that takes no options does, or there would be no end of it.
+/// A connection on the leash, with these options, and when it was opened. One that was put back may have been closed by
+/// the daemon since. A daemon that is away costs no try; one that takes no options does, or there would be no end of it.
 fn connect(
     tools: &Tools,
     options: &Options,
     leash: &Leash<Closer>,
     away: &dyn Fn(Error) -> Outcome,
     lost: &dyn Fn(Error) -> Outcome,
-) -> Result<(Connection, u32), Outcome> {
+) -> Result<(Connection, Instant), Outcome> {
     let hold = |closer: io::Result<Closer>| {
         let closer = closer.map_err(|error| aborted("hold the connection", &error))?;
         if leash.take(closer) { Ok(()) } else { Err(Outcome::Interrupted) }
     };
-    while let Some(Idle { mut connection, builds, options: known, .. }) = tools.take() {
+    while let Some(Held { mut connection, opened, options: known }) = tools.idle.take() {
         hold(connection.closer())?;
         let usable = if known == *options {
             connection.is_quiet()
@@ -229,15 +200,16 @@ fn connect(
             connection.set_options(options).is_ok()
         };
         if usable {
-            return Ok((connection, builds));
+            return Ok((connection, opened));
         }
     }
+    let opened = clock::now();
     let line = Line::connect(&tools.address, &|| !leash.is_canceled()).map_err(away)?;
     hold(line.closer())?;
     let mut connection = Connection::greet(line, tools.dialect).map_err(away)?;
     connection.build_here(&tools.hook);
     connection.set_options(options).map_err(lost)?;
-    Ok((connection, 0))
+    Ok((connection, opened))
 }
 
 /// The derivation's outputs: from its file, or from the daemon where the store is another machine's.
@@ -424,7 +396,7 @@ mod tests {
             roots: place.join("gcroots"),
             store: "/gnu/store".to_owned(),
             hook: Hook::Unknown,
-            idle: Mutex::default(),
+            idle: Idle::spawn(spawner, Dialect::Guix).unwrap(),
             books: Mutex::new(Books { database, reader: None, wishes: Wishes::default() }),
         }
     }
