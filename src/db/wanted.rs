@@ -62,13 +62,24 @@ pub(crate) fn is_output(conn: &Connection, path: &str) -> Result<bool, Error> {
     Ok(statement.query_row([path], |row| row.get(0))?)
 }
 
+/// A job that points to a build, and the specification of its jobset.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Pointer {
+    pub(crate) jobset: JobsetName,
+    pub(crate) specification: String,
+    pub(crate) job: String,
+}
+
 /// Jobs that point to a build, each once for a jobset.
-pub(crate) fn jobs(conn: &Connection, id: BuildId) -> Result<Vec<(JobsetName, String)>, Error> {
+pub(crate) fn jobs(conn: &Connection, id: BuildId) -> Result<Vec<Pointer>, Error> {
     let mut statement = conn.prepare_cached(
-        "SELECT DISTINCT s.name, j.name FROM jobs j CROSS JOIN jobsets s ON s.id = j.jobset
-         WHERE j.build = ?1",
+        "SELECT s.name, s.specification, j.name FROM
+             (SELECT DISTINCT jobset, name FROM jobs WHERE build = ?1) j
+         CROSS JOIN jobsets s ON s.id = j.jobset",
     )?;
-    let rows = statement.query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows = statement.query_map([id], |row| {
+        Ok(Pointer { jobset: row.get(0)?, specification: row.get(1)?, job: row.get(2)? })
+    })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -169,7 +180,9 @@ mod tests {
         let kept = books.id("/gnu/store/kept.drv");
         assert_eq!(succeeded(&books.conn).unwrap(), [kept]);
         assert_eq!(newest(&books.conn, &name).unwrap(), [(kept, "kept".to_owned())]);
-        assert_eq!(jobs(&books.conn, kept).unwrap(), [(name.clone(), "kept".to_owned())]);
+        let pointers = jobs(&books.conn, kept).unwrap();
+        let pointers: Vec<_> = pointers.iter().map(|one| (&one.jobset, one.job.as_str())).collect();
+        assert_eq!(pointers, [(&name, "kept")]);
         books.write(|tx| jobsets::set_active(tx, &name, false)).unwrap();
         assert!(!is_output(&books.conn, "/gnu/store/kept").unwrap());
         assert!(succeeded(&books.conn).unwrap().is_empty());

@@ -129,7 +129,9 @@ pub(crate) fn end(
     if !running || known.attempt != attempt {
         return Ok(Changes::default());
     }
-    work.conn().prepare_cached("UPDATE builds SET deaths = 0 WHERE id = ?1")?.execute([id])?;
+    if known.deaths > 0 {
+        work.conn().prepare_cached("UPDATE builds SET deaths = 0 WHERE id = ?1")?.execute([id])?;
+    }
     match outcome {
         Outcome::Succeeded { outputs, products } => {
             keep(&work, id, outputs, products)?;

@@ -14,7 +14,8 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
 
 use crate::actor::{Gone, Spawner, Stop};
 use crate::daemon::builder::measure::{self, GoOn};
-use crate::db::{Database, Error, Reader, builds, jobsets, wanted};
+use crate::db::wanted::{self, Pointer};
+use crate::db::{Database, Error, Reader, builds, jobsets};
 use crate::model::build::{BuildId, Product, Store};
 use crate::model::error::chain;
 use crate::model::spec::{BuildOutput, JobsetName};
@@ -37,8 +38,8 @@ impl Wishes {
         build: BuildId,
     ) -> Result<Vec<BuildOutput>, Error> {
         let mut all: Vec<BuildOutput> = Vec::new();
-        for (jobset, job) in wanted::jobs(reader, build)? {
-            for wish in self.for_job(reader, &jobset, &job)? {
+        for Pointer { jobset, specification, job } in wanted::jobs(reader, build)? {
+            for wish in self.stated(&jobset, specification, &job) {
                 if !all.contains(&wish) {
                     all.push(wish);
                 }
@@ -54,15 +55,24 @@ impl Wishes {
         job: &str,
     ) -> Result<Vec<BuildOutput>, Error> {
         let Some(found) = jobsets::get(reader, jobset)? else { return Ok(Vec::new()) };
-        let known = self.0.get(jobset).is_some_and(|(text, _)| *text == found.specification);
+        Ok(self.stated(jobset, found.specification, job))
+    }
+
+    fn stated(
+        &mut self,
+        jobset: &JobsetName,
+        specification: String,
+        job: &str,
+    ) -> Vec<BuildOutput> {
+        let known = self.0.get(jobset).is_some_and(|(text, _)| *text == specification);
         if !known {
-            let outputs = spec::json::parse(&found.specification).unwrap_or_default();
+            let outputs = spec::json::parse(&specification).unwrap_or_default();
             let outputs = outputs.into_iter().flat_map(|specification| specification.build_outputs);
             let wishes = outputs.filter_map(|wish| Some((Pattern::new(&wish.job)?, wish)));
-            self.0.insert(jobset.clone(), (found.specification, wishes.collect()));
+            self.0.insert(jobset.clone(), (specification, wishes.collect()));
         }
         let wishes = self.0.get(jobset).into_iter().flat_map(|(_, wishes)| wishes);
-        Ok(wishes.filter(|(job_, _)| job_.matches(job)).map(|(_, wish)| wish.clone()).collect())
+        wishes.filter(|(job_, _)| job_.matches(job)).map(|(_, wish)| wish.clone()).collect()
     }
 }
 
