@@ -178,6 +178,7 @@ pub(crate) fn builds() {
     while std::fs::read_dir(&roots).map_or(0, Iterator::count) < BUILDS {
         std::thread::sleep(Duration::from_millis(10));
     }
+    let before = daemon.processor_time();
     let began = Instant::now();
     daemon.ask("resume builds");
     let mut last = began;
@@ -187,6 +188,8 @@ pub(crate) fn builds() {
         last = at;
     }
     let took = last - began;
+    let own = (daemon.processor_time() - before).as_secs_f64() * 1000.0 / BUILDS as f64;
+    println!("# Gorget itself needs {own:.2} ms of a processor for a build");
     daemon.stop();
 
     let began = Instant::now();
