@@ -192,3 +192,26 @@ fn builds_wait_for_a_daemon_that_is_away() {
     let build = build(&mut daemon, "gated");
     assert_eq!((&build["status"], &build["attempts"]), (&"succeeded".into(), &1.into()), "{build}");
 }
+
+#[test]
+fn an_evaluation_that_finds_no_daemon_says_nothing_of_the_commit() {
+    let mut store = Store::start();
+    let mut daemon = store.gorget(&[]);
+    store.kill();
+    let repository = repository(&[attribute("late", "echo > $out", "")]);
+    daemon.ask(&add(&repository));
+    let ended = |all: &[serde_json::Value]| {
+        all.first().is_some_and(|evaluation| evaluation["status"] != "started")
+    };
+    let evaluation = daemon.until("evaluations nix", ended).remove(0);
+    let error = evaluation["error"].as_str().unwrap();
+    assert_eq!(evaluation["status"], "aborted", "{evaluation}");
+    assert!(error.contains("cannot connect to"), "{error}");
+    // It is repeated by itself, in a while; a person need not wait.
+    assert_eq!(evaluation["jobs"]["total"], 0);
+    store.serve();
+    daemon.ask(&format!("retry-evaluation {}", evaluation["id"]));
+    daemon.until("builds", |builds| builds.len() == 1);
+    daemon.settle();
+    assert_eq!(build(&mut daemon, "late")["status"], "succeeded", "{}", daemon.log());
+}
