@@ -318,8 +318,13 @@ impl Line {
 pub(crate) struct Connection(Session<Stream>);
 
 impl Connection {
-    pub(crate) fn open(address: &Address, dialect: Dialect) -> Result<Self, Error> {
-        Self::greet(Line::connect(address, &|| true)?, dialect)
+    /// Connects, as long as it is `wanted`, and greets.
+    pub(crate) fn open(
+        address: &Address,
+        dialect: Dialect,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Self, Error> {
+        Self::greet(Line::connect(address, wanted)?, dialect)
     }
 
     pub(crate) fn greet(line: Line, dialect: Dialect) -> Result<Self, Error> {

@@ -75,8 +75,8 @@ impl Tunnel {
         Self { launcher, remote, socket, child: None }
     }
 
-    /// Sees to it that our socket leads there.
-    pub(crate) fn open(&mut self) -> io::Result<()> {
+    /// Sees to it that our socket leads there, as long as that is `wanted`.
+    pub(crate) fn open(&mut self, wanted: &dyn Fn() -> bool) -> io::Result<()> {
         if let Some(child) = &mut self.child {
             let mut said = Vec::new();
             // What it says while it runs is of interest only if it ended.
@@ -95,10 +95,10 @@ impl Tunnel {
             return Ok(());
         }
         self.child = None;
-        self.start()
+        self.start(wanted)
     }
 
-    fn start(&mut self) -> io::Result<()> {
+    fn start(&mut self, wanted: &dyn Fn() -> bool) -> io::Result<()> {
         let mut child = self.launcher.start(self.launch(), None)?;
         let deadline = clock::now() + PATIENCE;
         let mut said = Vec::new();
@@ -120,6 +120,9 @@ impl Tunnel {
                 Read::Deadline if UnixStream::connect(&self.socket).is_ok() => {
                     self.child = Some(child);
                     return Ok(());
+                }
+                Read::Deadline if !wanted() => {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 Read::Deadline if clock::now() >= deadline => {
                     return Err(io::ErrorKind::TimedOut.into());

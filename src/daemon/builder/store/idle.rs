@@ -152,7 +152,8 @@ mod tests {
                 }
                 client
             });
-            let connection = Connection::open(&Address::Unix(socket), Dialect::Guix).unwrap();
+            let connection =
+                Connection::open(&Address::Unix(socket), Dialect::Guix, &|| true).unwrap();
             let options = Options { fallback: false, timeout: 0, max_silent_time: 0 };
             let opened = clock::now();
             idle.put_back(Held { connection, opened, options });

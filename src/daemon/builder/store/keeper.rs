@@ -397,7 +397,9 @@ impl Rounds {
             return Err(Left::Stopping);
         }
         if self.connection.is_none() {
-            let connection = Connection::open(&self.means.address, self.means.dialect)?;
+            let wanted = || self.stop.try_recv() != Err(TryRecvError::Disconnected);
+            let Means { address, dialect, .. } = &self.means;
+            let connection = Connection::open(address, *dialect, &wanted)?;
             connection.be_patient(PATIENCE)?;
             if !self.keeper.leash.take(connection.closer()?) {
                 return Err(Left::Stopping);

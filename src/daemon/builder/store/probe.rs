@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, after, bounded, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, after, bounded, select};
 
 use super::keeper::Keeper;
 use crate::actor::{Gone, Spawner, Stop};
@@ -41,8 +41,12 @@ impl Reach {
         };
         threads.essential(name, move |stop| {
             let mut reach = || {
-                tunnel.as_mut().map_or(Ok(()), Tunnel::open).map_err(Error::Connect)?;
-                Connection::open(&address, dialect).map(drop)
+                // Connecting may take long, and a stop must not.
+                let wanted = || stop.try_recv() != Err(TryRecvError::Disconnected);
+                if let Some(tunnel) = &mut tunnel {
+                    tunnel.open(&wanted).map_err(Error::Connect)?;
+                }
+                Connection::open(&address, dialect, &wanted).map(drop)
             };
             run((dialect, &address), &mut reach, &open, (&lane, &keeper), &doubts, &stop)
         })?;
