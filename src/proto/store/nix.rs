@@ -137,14 +137,27 @@ fn lacked_space(text: &str) -> bool {
 
 /// The derivation that a message says has failed, and why: its first line does, others may cite the builder.
 fn failure(text: &str) -> Option<(String, String)> {
-    let line = text.lines().find(|line| !line.trim().is_empty())?;
-    let sentence = line.trim_start().trim_start_matches("error: ");
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let sentence = lines.next()?.trim_start_matches("error: ");
+    if let Some(rest) = sentence.strip_prefix("Cannot build '") {
+        // As newer daemons put it: why is on a line of its own, and what only lacks another is not to blame.
+        let why = lines.next()?.strip_prefix("Reason: ")?;
+        let lacks = why.starts_with(|c: char| c.is_ascii_digit()) && why.contains("dependenc");
+        return derivation(rest)
+            .filter(|_| !lacks)
+            .map(|(derivation, _)| (derivation, reason(why)));
+    }
     let rest = sentence
         .strip_prefix("builder for '")
         .or_else(|| sentence.strip_prefix("building of '"))?;
-    let (derivation, rest) = rest.split_once('\'')?;
-    let derivation = derivation.split('!').next()?.to_owned();
-    derivation.ends_with(".drv").then(|| (derivation, reason(rest)))
+    derivation(rest).map(|(derivation, rest)| (derivation, reason(rest)))
+}
+
+/// The name up to a quotation mark, without the outputs that are named with it, and what follows.
+fn derivation(text: &str) -> Option<(String, &str)> {
+    let (name, rest) = text.split_once('\'')?;
+    let name = name.split(['!', '^']).next()?;
+    name.ends_with(".drv").then(|| (name.to_owned(), rest))
 }
 
 /// Without the escape sequences that colour it.

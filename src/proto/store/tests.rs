@@ -379,6 +379,15 @@ fn an_input_is_blamed_by_the_daemon_alone_and_not_for_a_full_disk() {
                  last 1 log lines:\n > builder for '/nix/store/j.drv' failed with exit code 1";
     assert!(matches!(blamed(&[cited]),
         Verdict::DependencyFailed(Some(drv), _) if drv == "/nix/store/i.drv"));
+    // As newer ones put it.
+    let newer =
+        "error: Cannot build '/nix/store/i.drv'.\n       Reason: builder failed with exit code 3.";
+    let above = "error: Cannot build '/nix/store/j.drv'.\n       Reason: 1 dependency failed.";
+    assert_eq!(blamed(&[above, newer]), culprit("i", "exit status 3"));
+    assert!(matches!(blamed(&[&format!("{newer}\n{note}")]), Verdict::Broken(_)));
+    let outputs = "error: building of '/nix/store/i.drv^out' from .drv file failed";
+    assert!(matches!(blamed(&[outputs]),
+        Verdict::DependencyFailed(Some(drv), _) if drv == "/nix/store/i.drv"));
     let other = "error: builder for '/nix/store/never-begun.drv' failed with exit code 1";
     assert_eq!(blamed(&[other, failed]), culprit("i", "exit status 3"));
     let full = format!("{failed};\n       last 1 log lines:\n       > no\n{note}");
