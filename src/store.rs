@@ -318,15 +318,7 @@ impl Line {
 pub(crate) struct Connection(Session<Stream>);
 
 impl Connection {
-    /// Connects, as long as it is `wanted`, and greets.
-    pub(crate) fn open(
-        address: &Address,
-        dialect: Dialect,
-        wanted: &dyn Fn() -> bool,
-    ) -> Result<Self, Error> {
-        Self::greet(Line::connect(address, wanted)?, dialect)
-    }
-
+    /// Waits for the daemon's greeting; whoever does is to hold a closer.
     pub(crate) fn greet(line: Line, dialect: Dialect) -> Result<Self, Error> {
         Session::open(line.0, dialect).map(Self)
     }

@@ -70,8 +70,8 @@ pub(crate) trait Backend: Send {
     /// Stops a build that was started, if it still runs; its end is reported as that of any other.
     fn cancel(&mut self, id: BuildId);
 
-    /// Builds changed in the books, of whatever kind; others had succeeded before new jobs pointed to them.
-    fn heed(&mut self, _changed: &[BuildId], _reused: &[BuildId]) {}
+    /// Builds changed in the books, of whatever kind.
+    fn heed(&mut self, _changes: &Changes) {}
 }
 
 /// What a backend says.
@@ -93,6 +93,8 @@ enum Message {
     Waiting(Vec<BuildId>, Sender<Vec<Option<String>>>),
     Queue(usize, Sender<Vec<Waiting>>),
     Reconcile(Sender<usize>),
+    /// To be answered when backends know of all changes that came before.
+    Heeded(Sender<()>),
 }
 
 #[derive(Clone)]
@@ -120,7 +122,10 @@ impl Handle {
         if changes.is_empty() {
             return Ok(());
         }
-        Ok(self.inbox.send_timeout(Message::Changed(changes), PATIENCE)?)
+        self.inbox.send_timeout(Message::Changed(changes), PATIENCE).map_err(|_| {
+            self.look();
+            Gone
+        })
     }
 
     /// Keeps the derivations of jobs that are about to be registered from being collected.
@@ -133,7 +138,15 @@ impl Handle {
     /// What disconnects, for each store, when all that was to be kept before is kept, or cannot be: a daemon may let it
     /// wait for a collection's end.
     pub(crate) fn held(&self) -> Vec<Receiver<Infallible>> {
+        // What was registered reaches the stores through the loop; without it, they find it in the books.
+        if !self.stores.is_empty() && ask(&self.inbox, Message::Heeded).is_err() {
+            self.look();
+        }
         self.stores.iter().map(Care::held).collect()
+    }
+
+    fn look(&self) {
+        self.stores.iter().for_each(Care::look);
     }
 
     /// A jobset's specification is new: it may ask for other products of builds that are over.
@@ -340,6 +353,7 @@ fn on_message(builder: &mut Builder, message: Message) {
         Message::Waiting(ids, reply) => drop(reply.send(builder.waiting(&ids))),
         Message::Queue(limit, reply) => drop(reply.send(builder.first(limit))),
         Message::Reconcile(reply) => drop(reply.send(builder.reconcile(clock::now()))),
+        Message::Heeded(reply) => drop(reply.send(())),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What builds need of each other, what of the store is kept for them, and what is kept of them.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -120,7 +121,8 @@ fn a_collector_takes_nothing_that_is_needed() {
         daemon.ask("pause builds");
         daemon.ask(&add(&repository));
         evaluated(&mut daemon, 1);
-        wait_for_kept(&daemon, JOBS);
+        // The evaluator is let go when they are kept, and not before.
+        assert_eq!(kept_derivations(&daemon).len(), JOBS, "{}", daemon.log());
         daemon.ask("resume builds");
         daemon.settle();
         over.store(true, Ordering::Relaxed);
@@ -158,6 +160,20 @@ fn a_collector_takes_nothing_that_is_needed() {
     let out = build(&mut daemon, "another")["outputs"]["out"].as_str().unwrap().to_owned();
     collect_garbage(&store);
     assert!(Path::new(&out).exists());
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_daemon_that_does_not_greet() {
+    let place = tempfile::tempdir().unwrap();
+    let socket = place.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut daemon = Daemon::prepare(&[]);
+    daemon.environment("NIX_DAEMON_SOCKET_PATH", socket.to_str().unwrap());
+    daemon.restart();
+    let _silent = listener.accept().unwrap();
+    // Were it waited for, the stop would be late and say so.
+    let status = daemon.stop();
+    assert!(status.success(), "{status}\n{}", daemon.log());
 }
 
 /// Type, path and sum of a build's products, as the books have them.

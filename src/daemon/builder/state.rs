@@ -169,10 +169,9 @@ impl Builder {
     }
 
     pub(super) fn on_changes(&mut self, now: Instant, changes: Changes) {
-        let Changes { scheduled, ended, reused } = changes;
-        let changed: Vec<BuildId> = scheduled.into_iter().chain(ended).collect();
-        self.heed(&changed, &reused);
-        self.follow(now, changed);
+        self.heed(&changes);
+        let Changes { scheduled, ended, reused: _ } = changes;
+        self.follow(now, scheduled.into_iter().chain(ended).collect());
     }
 
     pub(super) fn on_command(&mut self, asked: Asked) {
@@ -189,6 +188,7 @@ impl Builder {
         self.books.answered();
         let mut ids: Vec<BuildId> = Vec::new();
         let mut refused: Vec<BuildId> = Vec::new();
+        let mut heeded = Changes::default();
         for (id, order) in written.started {
             match order {
                 Ok(order) => {
@@ -218,16 +218,18 @@ impl Builder {
         }
         for id in written.ended {
             self.queue.settled(id);
-            ids.push(id);
+            heeded.ended.push(id);
         }
         for changes in written.changes {
-            ids.extend(changes.scheduled.into_iter().chain(changes.ended));
+            heeded.scheduled.extend(changes.scheduled);
+            heeded.ended.extend(changes.ended);
         }
-        ids.extend(&refused);
+        heeded.ended.extend(&refused);
+        self.heed(&heeded);
+        ids.extend(heeded.scheduled.into_iter().chain(heeded.ended));
         ids.sort_unstable();
         ids.dedup();
         if !ids.is_empty() {
-            self.heed(&ids, &[]);
             self.follow(now, ids);
         }
         for id in refused {
@@ -244,9 +246,9 @@ impl Builder {
         }
     }
 
-    fn heed(&mut self, changed: &[BuildId], reused: &[BuildId]) {
+    fn heed(&mut self, changes: &Changes) {
         for backend in &mut self.backends {
-            backend.heed(changed, reused);
+            backend.heed(changes);
         }
     }
 

@@ -10,6 +10,7 @@ mod job;
 mod keeper;
 mod probe;
 mod products;
+mod retry;
 mod roots;
 
 use std::collections::BTreeMap;
@@ -32,10 +33,11 @@ use super::{Backend, Report, Settings};
 use crate::actor::pool::Pool;
 use crate::actor::{Spawner, fault, panic_message};
 use crate::db::Database;
+use crate::db::builds::Changes;
 use crate::model::build::{BuildId, Kind, Order, Outcome, Store};
 use crate::model::job::NewJob;
 use crate::model::spec::JobsetName;
-use crate::store::{self, Address, Closer, Dialect, Hook, Tunnel};
+use crate::store::{self, Address, Closer, Connection, Dialect, Error, Hook, Line, Tunnel};
 use crate::sys::process::Launcher;
 
 /// Where the links are that keep store items, below the state directory.
@@ -46,6 +48,23 @@ pub(crate) fn roots_directory(state_directory: &Path) -> PathBuf {
 /// The item that a link in the directory of roots keeps.
 pub(crate) fn kept_item(link: &Path) -> Option<String> {
     roots::item(link)
+}
+
+/// Connects, as long as it is `wanted`. What accepts may never greet: the connection is on the leash before that.
+fn connect(
+    (address, dialect): (&Address, Dialect),
+    leash: &Leash<Closer>,
+    wanted: &dyn Fn() -> bool,
+) -> Result<Connection, Error> {
+    let line = Line::connect(address, wanted)?;
+    if !leash.take(line.closer().map_err(Error::Connect)?) {
+        return Err(Error::Connect(io::ErrorKind::ConnectionAborted.into()));
+    }
+    let connection = Connection::greet(line, dialect);
+    if connection.is_err() {
+        leash.release();
+    }
+    connection
 }
 
 /// What looks after a store besides building: its roots, and the products of what is there already.
@@ -64,6 +83,11 @@ impl Care {
     /// Disconnects when all that was to be kept before is.
     pub(super) fn held(&self) -> Receiver<Infallible> {
         self.keeper.held()
+    }
+
+    /// Has what is to be kept looked up in the books: something was not heard of.
+    pub(super) fn look(&self) {
+        self.keeper.look();
     }
 
     /// A jobset's specification is new: it may ask for other products.
@@ -170,15 +194,15 @@ impl Backend for StoreDaemon {
         }
     }
 
-    fn heed(&mut self, changed: &[BuildId], reused: &[BuildId]) {
-        self.care.keeper.heed(changed);
-        self.care.keeper.heed(reused);
-        self.care.products.reused(reused);
+    fn heed(&mut self, changes: &Changes) {
+        self.care.keeper.heed(changes);
+        self.care.products.reused(&changes.reused);
     }
 }
 
 impl Drop for StoreDaemon {
     fn drop(&mut self) {
+        self.reach.end();
         self.care.keeper.end();
     }
 }

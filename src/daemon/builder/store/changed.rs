@@ -1,8 +1,9 @@
-//! Builds that changed in the books and whose roots were not seen to yet. Pure: `now` is an argument.
+//! Builds that are over and whose roots were not seen to yet. Pure: `now` is an argument.
 //!
 //! Thousands of small builds may end in a second. To read of each and to remove its link would take a good part of the
 //! time that they take themselves, most of all on file systems where files that were just removed are in the way of new
-//! ones. All at once, when it is quiet, they cost little.
+//! ones. All at once, when it is quiet, they cost little. Nothing is lost meanwhile: what is let go of later is only kept
+//! for longer, and what was built has its link from the build itself.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use crate::model::build::BuildId;
 /// They are seen to when no other has changed for so long …
 const QUIET: Duration = Duration::from_secs(1);
 
-/// … but no later than this after the first: what has no link yet is held by a connection, which is kept for longer …
+/// … but no later than this after the first: a collector cannot free what is still kept …
 const LINGER: Duration = Duration::from_secs(30);
 
 /// … nor when there are more than this: work for a second.

@@ -24,10 +24,35 @@ const REST: Duration = Duration::from_secs(30);
 /// shares its own with few.
 const LIFE: Duration = Duration::from_secs(60);
 
+/// … and so is one that had so many builds: a daemon remembers each of its roots.
+const MANY: usize = 1000;
+
+/// What a connection may hold by now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Age {
+    opened: Instant,
+    builds: usize,
+}
+
+impl Age {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { opened: now, builds: 0 }
+    }
+
+    /// After one more build.
+    pub(super) fn another(self) -> Self {
+        Self { builds: self.builds + 1, ..self }
+    }
+
+    fn is_old(self, now: Instant) -> bool {
+        now >= self.opened + LIFE || self.builds >= MANY
+    }
+}
+
 /// A connection and what must be known to use it again.
 pub(super) struct Held {
     pub(super) connection: Connection,
-    pub(super) opened: Instant,
+    pub(super) age: Age,
     /// What the daemon was told last.
     pub(super) options: Options,
 }
@@ -56,15 +81,22 @@ impl Idle {
         Ok(Self { shelf, wake })
     }
 
-    /// The one that was put back last: the daemon's end of it is the warmest.
+    /// The one that was put back last: the daemon's end of it is the warmest. Old ones on the way are closed.
     pub(super) fn take(&self) -> Option<Held> {
-        lock(&self.shelf).resting.pop().map(|(_, held)| held)
+        let now = clock::now();
+        loop {
+            let (_, held) = lock(&self.shelf).resting.pop()?;
+            // Builds that are far between would else prolong what it holds.
+            if !held.age.is_old(now) {
+                return Some(held);
+            }
+        }
     }
 
     /// Others may use it, unless it is old.
     pub(super) fn put_back(&self, held: Held) {
         let now = clock::now();
-        if now - held.opened < LIFE && lock(&self.shelf).put(now, held) {
+        if !held.age.is_old(now) && lock(&self.shelf).put(now, held) {
             let _ = self.wake.try_send(()); // Woken once, it looks at all.
         }
     }
@@ -120,7 +152,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-    use crate::store::Address;
+    use crate::store::{Address, Line};
 
     #[test]
     fn what_rested_for_long_enough_goes_and_the_thread_is_woken_once() {
@@ -138,6 +170,15 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_is_old_after_a_time_or_many_builds() {
+        let t0 = clock::now();
+        let age = Age::new(t0);
+        assert!(!age.is_old(t0 + LIFE / 2) && age.is_old(t0 + LIFE));
+        let before = (1..MANY).fold(age, |age, _| age.another());
+        assert!(!before.is_old(t0) && before.another().is_old(t0));
+    }
+
+    #[test]
     fn a_connection_that_no_build_takes_up_is_closed() {
         let place = tempfile::tempdir().unwrap();
         let socket = place.path().join("socket");
@@ -152,11 +193,10 @@ mod tests {
                 }
                 client
             });
-            let connection =
-                Connection::open(&Address::Unix(socket), Dialect::Guix, &|| true).unwrap();
+            let line = Line::connect(&Address::Unix(socket), &|| true).unwrap();
+            let connection = Connection::greet(line, Dialect::Guix).unwrap();
             let options = Options { fallback: false, timeout: 0, max_silent_time: 0 };
-            let opened = clock::now();
-            idle.put_back(Held { connection, opened, options });
+            idle.put_back(Held { connection, age: Age::new(clock::now()), options });
             daemon.join().unwrap()
         });
         // Nothing else happens.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::idle::{Held, Idle};
+use super::idle::{Age, Held, Idle};
 use super::probe::Reach;
 use super::products::{self, Wishes};
 use super::roots;
@@ -139,7 +139,7 @@ fn attempt(
         }
         Outcome::Interrupted
     };
-    let (mut connection, opened) = connect(tools, &options, leash, &away, &lost)?;
+    let (mut connection, age) = connect(tools, &options, leash, &away, &lost)?;
     let outputs = outputs(&mut connection, &order.derivation, &lost)?;
     let silence = match options.max_silent_time {
         0 => LONGEST,
@@ -174,12 +174,12 @@ fn attempt(
     let products = products(tools, order, &outputs, &mut log, leash)?;
     log.flush().map_err(unwritten)?;
     if leash.release() {
-        tools.idle.put_back(Held { connection, opened, options });
+        tools.idle.put_back(Held { connection, age: age.another(), options });
     }
     Ok(Outcome::Succeeded { outputs, products })
 }
 
-/// A connection on the leash, with these options, and when it was opened. One that was put back may have been closed by
+/// A connection on the leash, with these options, and its age. One that was put back may have been closed by
 /// the daemon since. A daemon that is away costs no try; one that takes no options does, or there would be no end of it.
 fn connect(
     tools: &Tools,
@@ -187,12 +187,12 @@ fn connect(
     leash: &Leash<Closer>,
     away: &dyn Fn(Error) -> Outcome,
     lost: &dyn Fn(Error) -> Outcome,
-) -> Result<(Connection, Instant), Outcome> {
+) -> Result<(Connection, Age), Outcome> {
     let hold = |closer: io::Result<Closer>| {
         let closer = closer.map_err(|error| aborted("hold the connection", &error))?;
         if leash.take(closer) { Ok(()) } else { Err(Outcome::Interrupted) }
     };
-    while let Some(Held { mut connection, opened, options: known }) = tools.idle.take() {
+    while let Some(Held { mut connection, age, options: known }) = tools.idle.take() {
         hold(connection.closer())?;
         let usable = if known == *options {
             connection.is_quiet()
@@ -200,16 +200,16 @@ fn connect(
             connection.set_options(options).is_ok()
         };
         if usable {
-            return Ok((connection, opened));
+            return Ok((connection, age));
         }
     }
-    let opened = clock::now();
+    let age = Age::new(clock::now());
     let line = Line::connect(&tools.address, &|| !leash.is_canceled()).map_err(away)?;
     hold(line.closer())?;
     let mut connection = Connection::greet(line, tools.dialect).map_err(away)?;
     connection.build_here(&tools.hook);
     connection.set_options(options).map_err(lost)?;
-    Ok((connection, opened))
+    Ok((connection, age))
 }
 
 /// The derivation's outputs: from its file, or from the daemon where the store is another machine's.

@@ -5,7 +5,8 @@
 //! then its link, which outlives the connection. Derivations get the first when a job is read, the second when it is in
 //! the books. Builds themselves keep what they built.
 //!
-//! What builds that changed have or need is seen to a little later, many at once.
+//! Derivations of builds that are scheduled get their links at once. What builds that are over have or needed is seen to a
+//! little later, many at once.
 //!
 //! Invariant: nobody waits for a root but an evaluator, whose process keeps derivations until then. Whatever could not be
 //! heard of or done is found in the books, at the latest when the daemon answers again.
@@ -22,11 +23,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, at, bounded, never, select};
 
 use super::changed::Changed;
+use super::connect;
 use super::probe::Reach;
+use super::retry::Retry;
 use super::roots::{self, Trouble};
 use crate::actor::{self, Gone, Spawner, Stop};
 use crate::daemon::builder::running::Leash;
-use crate::db::{Database, Reader, builds, wanted};
+use crate::db::builds::{self, Changes};
+use crate::db::{Database, Reader, wanted};
 use crate::model::build::{BuildId, Store};
 use crate::model::error::chain;
 use crate::model::job::{NewJob, Work};
@@ -40,6 +44,13 @@ const INBOX: usize = 64;
 /// How long a connection that nothing was asked of is kept: what it holds and has no link yet is in the books by then.
 const REST: Duration = Duration::from_secs(60);
 
+/// How long one is kept in any case: a daemon holds all that was ever held over it.
+const LIFE: Duration = Duration::from_secs(1800);
+
+/// How long a stop waits for links that are not made yet: the daemon has 10 s in all, builds take up to 8 of them, and
+/// there may be two stores.
+const LAST_LINKS: Duration = Duration::from_millis(500);
+
 /// Between two looks at everything.
 const ROUND: Duration = Duration::from_secs(3600);
 
@@ -52,7 +63,9 @@ const QUERY: usize = 1000;
 enum Message {
     /// Derivations of jobs that are about to be registered.
     Hold(Vec<String>),
-    /// Builds that changed in the books, or are wanted again.
+    /// Builds that are to be run, whose derivations need their links now.
+    Scheduled(Vec<BuildId>),
+    /// Builds that are over, or wanted again.
     Changed(Vec<BuildId>),
     /// What changed is to be seen to now; the loop tells itself.
     CatchUp,
@@ -67,6 +80,8 @@ pub(crate) struct Keeper {
     inbox: Sender<Message>,
     behind: Arc<AtomicBool>,
     leash: Arc<Leash<Closer>>,
+    /// Disconnects when the thread has ended.
+    ended: Receiver<Infallible>,
 }
 
 impl Keeper {
@@ -89,9 +104,13 @@ impl Keeper {
         held
     }
 
-    pub(super) fn heed(&self, builds: &[BuildId]) {
-        if !builds.is_empty() {
-            self.send(Message::Changed(builds.to_vec()));
+    pub(super) fn heed(&self, changes: &Changes) {
+        let Changes { scheduled, ended, reused } = changes;
+        if !scheduled.is_empty() {
+            self.send(Message::Scheduled(scheduled.clone()));
+        }
+        if !(ended.is_empty() && reused.is_empty()) {
+            self.send(Message::Changed(ended.iter().chain(reused).copied().collect()));
         }
     }
 
@@ -101,8 +120,9 @@ impl Keeper {
         self.send(Message::Changed(Vec::new()));
     }
 
-    /// For the stop: it may be waiting for the daemon.
+    /// For the stop: it may be waiting for the daemon, but gets the time for a few links.
     pub(super) fn end(&self) {
+        let _ = self.ended.recv_timeout(LAST_LINKS);
         self.leash.cancel();
     }
 
@@ -126,12 +146,17 @@ pub(super) struct Means {
 }
 
 /// The inbox, before the thread.
-pub(super) struct Inbox(Receiver<Message>);
+pub(super) struct Inbox {
+    messages: Receiver<Message>,
+    /// Dropped with the thread.
+    alive: Sender<Infallible>,
+}
 
 pub(super) fn prepare(store: Store) -> (Keeper, Inbox) {
     let (inbox, messages) = bounded(INBOX);
+    let (alive, ended) = bounded(0);
     let (behind, leash) = (Arc::default(), Arc::default());
-    (Keeper { store, inbox, behind, leash }, Inbox(messages))
+    (Keeper { store, inbox, behind, leash, ended }, Inbox { messages, alive })
 }
 
 /// Starts the thread `roots/guix` or `roots/nix`.
@@ -145,32 +170,30 @@ pub(super) fn spawn(
         Dialect::Guix => "roots/guix",
         Dialect::Nix => "roots/nix",
     };
-    let stop = threads.stop();
-    let used = clock::now();
-    let mut work = Rounds {
-        keeper,
-        reach,
-        means,
-        stop,
-        reader: None,
-        connection: None,
-        used,
-        changed: Changed::default(),
-        registered: false,
-    };
-    threads.essential(name, move |stop| run(&mut work, &inbox.0, &stop))
+    let mut work = Rounds::new(threads.stop(), keeper, reach, means);
+    threads.essential(name, move |stop| {
+        let Inbox { messages, alive } = inbox;
+        let result = run(&mut work, &messages, &stop);
+        drop(alive);
+        result
+    })
 }
 
 fn run(work: &mut Rounds, messages: &Receiver<Message>, stop: &Stop) -> Result<(), Gone> {
     let mut round = clock::now() + ROUND;
     loop {
-        let rest = work.connection.as_ref().map_or_else(never, |_| at(work.used + REST));
+        let retire = work.retires().map_or_else(never, at);
         let due = work.changed.due().map_or_else(never, at);
+        let retry = work.retry.due().map_or_else(never, at);
         select! {
-            recv(stop) -> _ => return Ok(()),
+            recv(stop) -> _ => {
+                work.last_links();
+                return Ok(());
+            }
             recv(messages) -> message => work.take(message?),
             recv(due) -> _ => work.take(Message::CatchUp),
-            recv(rest) -> _ => work.connection = None,
+            recv(retry) -> _ => work.take(Message::CatchUp),
+            recv(retire) -> _ => work.retire(),
             recv(at(round)) -> now => {
                 round = now? + ROUND;
                 work.keeper.behind.store(true, Ordering::Release);
@@ -218,24 +241,48 @@ struct Rounds {
     stop: Stop,
     reader: Option<Reader>,
     connection: Option<Connection>,
-    /// When the connection was last used.
+    /// When the connection was opened, and last used.
+    opened: Instant,
     used: Instant,
     changed: Changed,
+    retry: Retry,
+    /// Until when a stop lets it go on.
+    last: Option<Instant>,
     /// Whether the daemon knows the links that an earlier life made: it may have ended between the two.
     registered: bool,
 }
 
 impl Rounds {
+    fn new(stop: Stop, keeper: Keeper, reach: Reach, means: Means) -> Self {
+        let now = clock::now();
+        Self {
+            keeper,
+            reach,
+            means,
+            stop,
+            reader: None,
+            connection: None,
+            opened: now,
+            used: now,
+            changed: Changed::default(),
+            retry: Retry::default(),
+            last: None,
+            registered: false,
+        }
+    }
+
     fn take(&mut self, message: Message) {
         if !self.reach.is_open() {
             // It is told when that changes.
             self.changed.take();
+            self.retry.clear();
             self.keeper.behind.store(true, Ordering::Release);
             return;
         }
         let behind = self.keeper.behind.swap(false, Ordering::AcqRel);
         let done = match &message {
             Message::Hold(derivations) => self.hold(derivations),
+            Message::Scheduled(builds) => self.scheduled(builds),
             Message::Changed(builds) => {
                 self.changed.add(clock::now(), builds);
                 Ok(())
@@ -244,26 +291,35 @@ impl Rounds {
             Message::CatchUp | Message::Tell(_) => self.catch_up(),
         };
         let done = done.and_then(|()| if behind { self.everything() } else { Ok(()) });
-        self.used = clock::now();
-        let Err(left) = done else { return };
+        let Err(left) = done else {
+            self.retry.clear();
+            return;
+        };
+        self.retry.failed(clock::now());
         self.keeper.behind.store(true, Ordering::Release);
+        self.warn(&left);
+        if let Left::Root(Trouble::Daemon(error)) = left {
+            self.close();
+            // A daemon that refuses something is there.
+            if !matches!(error, Error::Refused(_)) {
+                self.reach.lose();
+            }
+        }
+    }
+
+    fn warn(&self, left: &Left) {
         let store = self.means.store.as_str();
         match left {
             Left::Stopping => {}
             Left::Books(error) => {
-                log::warn!(target: "builder", "roots of {store} are made later: {}", chain(&error));
+                log::warn!(target: "builder", "roots of {store} are made later: {}", chain(error));
             }
             Left::Root(Trouble::Link(error)) => {
                 let directory = self.means.directory.display();
                 log::warn!(target: "builder", "roots in {directory} are made later: {error}");
             }
             Left::Root(Trouble::Daemon(error)) => {
-                self.connection = None;
-                log::warn!(target: "builder", "roots of {store} are made later: {}", chain(&error));
-                // A daemon that refuses something is there.
-                if !matches!(error, Error::Refused(_)) {
-                    self.reach.lose();
-                }
+                log::warn!(target: "builder", "roots of {store} are made later: {}", chain(error));
             }
         }
     }
@@ -275,6 +331,28 @@ impl Rounds {
             }
         }
         Ok(())
+    }
+
+    /// Makes links that builds which are not over need. Those that end meanwhile are said to have changed.
+    fn scheduled(&mut self, ids: &[BuildId]) -> Result<(), Left> {
+        let builds = wanted::derivations(self.reader()?, ids)?;
+        for build in builds {
+            if build.status.is_pending() && self.is_item(&build.derivation) {
+                self.root(&build.derivation, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// For the stop: what is registered has its link before nobody holds it, as far as there is time for it.
+    fn last_links(&mut self) {
+        self.last = Some(clock::now() + LAST_LINKS);
+        if self.reach.is_open()
+            && let Err(left) = self.pending_links(false)
+        {
+            self.warn(&left);
+        }
+        self.close();
     }
 
     fn catch_up(&mut self) -> Result<(), Left> {
@@ -302,17 +380,22 @@ impl Rounds {
 
     /// Compares the links with the books.
     fn everything(&mut self) -> Result<(), Left> {
+        let pending = self.pending_links(!self.registered)?;
+        self.registered = true;
+        self.sweep(&pending)?;
+        let builds = wanted::succeeded(self.reader()?)?;
+        self.all_outputs(&builds)
+    }
+
+    /// Derivations of all builds that are not over, which have their links now; with `anew`, new ones.
+    fn pending_links(&mut self, anew: bool) -> Result<HashSet<String>, Left> {
         let pending: HashSet<String> = wanted::pending(self.reader()?)?.into_iter().collect();
-        let anew = !self.registered;
         for derivation in &pending {
             if self.is_item(derivation) {
                 self.root(derivation, anew)?;
             }
         }
-        self.registered = true;
-        self.sweep(&pending)?;
-        let builds = wanted::succeeded(self.reader()?)?;
-        self.all_outputs(&builds)
+        Ok(pending)
     }
 
     /// Lets go of derivations whose builds are over. Nobody else makes their links.
@@ -382,7 +465,7 @@ impl Rounds {
     }
 
     fn reader(&mut self) -> Result<&Reader, Left> {
-        if matches!(self.stop.try_recv(), Err(TryRecvError::Disconnected)) {
+        if self.is_over() {
             return Err(Left::Stopping);
         }
         if self.reader.is_none() {
@@ -393,20 +476,59 @@ impl Rounds {
     }
 
     fn connection(&mut self) -> Result<&mut Connection, Left> {
-        if matches!(self.stop.try_recv(), Err(TryRecvError::Disconnected)) {
+        if self.is_over() {
             return Err(Left::Stopping);
         }
+        let now = clock::now();
         if self.connection.is_none() {
-            let wanted = || self.stop.try_recv() != Err(TryRecvError::Disconnected);
-            let Means { address, dialect, .. } = &self.means;
-            let connection = Connection::open(address, *dialect, &wanted)?;
-            connection.be_patient(PATIENCE)?;
-            if !self.keeper.leash.take(connection.closer()?) {
-                return Err(Left::Stopping);
-            }
+            let address = (&self.means.address, self.means.dialect);
+            let connection = connect(address, &self.keeper.leash, &|| !self.is_over())?;
+            let patient = connection.be_patient(PATIENCE);
             self.connection = Some(connection);
+            self.opened = now;
+            if let Err(error) = patient {
+                self.close();
+                return Err(error.into());
+            }
         }
+        self.used = now;
         // Just filled.
         self.connection.as_mut().ok_or(Left::Stopping)
     }
+
+    /// Whether to stop, and what a stop gives time for is done.
+    fn is_over(&self) -> bool {
+        match self.last {
+            Some(last) => last <= clock::now(),
+            None => self.stop.try_recv() == Err(TryRecvError::Disconnected),
+        }
+    }
+
+    /// When the connection is to be closed, if nothing needs it first.
+    fn retires(&self) -> Option<Instant> {
+        self.connection.as_ref()?;
+        if self.keeper.behind.load(Ordering::Acquire) {
+            return None;
+        }
+        let life = self.opened + LIFE;
+        let resting = self.changed.due().is_none();
+        Some(if resting { life.min(self.used + REST) } else { life })
+    }
+
+    /// Closes the connection when all that it could be needed for is done.
+    fn retire(&mut self) {
+        self.take(Message::CatchUp);
+        if !self.keeper.behind.load(Ordering::Acquire) {
+            self.close();
+        }
+    }
+
+    /// The daemon lets go of what the connection held. The leash holds it open, too.
+    fn close(&mut self) {
+        self.keeper.leash.release();
+        self.connection = None;
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, after, bounded, select};
 
+use super::connect;
 use super::keeper::Keeper;
 use crate::actor::{Gone, Spawner, Stop};
 use crate::daemon::builder::Report;
+use crate::daemon::builder::running::Leash;
 use crate::model::error::chain;
-use crate::store::{Address, Connection, Dialect, Error, Tunnel};
+use crate::store::{Address, Closer, Dialect, Error, Tunnel};
 
 /// Between two tries: a daemon that is restarted is found at once, one that is not there costs nothing to speak of.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
@@ -21,6 +23,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 pub(super) struct Reach {
     open: Arc<AtomicBool>,
     doubt: Sender<()>,
+    leash: Arc<Leash<Closer>>,
 }
 
 impl Reach {
@@ -33,7 +36,8 @@ impl Reach {
     ) -> io::Result<Self> {
         let (doubt, doubts) = bounded(1);
         let open = Arc::new(AtomicBool::new(false));
-        let reach = Self { open: Arc::clone(&open), doubt };
+        let leash = Arc::new(Leash::default());
+        let reach = Self { open: Arc::clone(&open), doubt, leash: Arc::clone(&leash) };
         reach.lose();
         let name = match dialect {
             Dialect::Guix => "store/guix",
@@ -46,7 +50,10 @@ impl Reach {
                 if let Some(tunnel) = &mut tunnel {
                     tunnel.open(&wanted).map_err(Error::Connect)?;
                 }
-                Connection::open(&address, dialect, &wanted).map(drop)
+                drop(connect((&address, dialect), &leash, &wanted)?);
+                // The leash holds it open, too.
+                leash.release();
+                Ok(())
             };
             run((dialect, &address), &mut reach, &open, (&lane, &keeper), &doubts, &stop)
         })?;
@@ -55,6 +62,11 @@ impl Reach {
 
     pub(super) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
+    }
+
+    /// For the stop: it may be waiting for the daemon.
+    pub(super) fn end(&self) {
+        self.leash.cancel();
     }
 
     /// A connection was refused or broke: nothing is started until the daemon answers again.
