@@ -139,7 +139,7 @@ fn attempt(
         }
         Outcome::Interrupted
     };
-    let (mut connection, age) = connect(tools, &options, leash, &away, &lost)?;
+    let (Held { mut connection, age, .. }, rested) = connect(tools, &options, leash, &away, &lost)?;
     let outputs = outputs(&mut connection, &order.derivation, &lost)?;
     let silence = match options.max_silent_time {
         0 => LONGEST,
@@ -147,10 +147,22 @@ fn attempt(
     };
     // Asked to build what is there, a daemon says so at once; and it gives the derivation and its outputs temporary
     // roots of this connection's before it looks.
-    let mut sink =
-        Follower { target: &order.derivation, log: &mut log, input: None, worked: false };
+    let mut sink = Follower {
+        target: &order.derivation,
+        log: &mut log,
+        input: None,
+        heard: false,
+        worked: false,
+    };
     let verdict = connection.build(&order.derivation, silence, &mut sink);
-    let worked = sink.worked;
+    let (heard, worked) = (sink.heard, sink.worked);
+    let verdict = match verdict {
+        // It broke while it rested, and that was not to be seen yet: nothing was tried.
+        Err(Cut::Connection(error @ (Error::Send(_) | Error::Receive(_)))) if rested && !heard => {
+            return Err(away(error));
+        }
+        verdict => verdict,
+    };
     let limit = tools.max_log_size;
     if let Some(outcome) = judge(verdict, order, &mut log, limit, &lost)? {
         return Ok(outcome);
@@ -179,15 +191,15 @@ fn attempt(
     Ok(Outcome::Succeeded { outputs, products })
 }
 
-/// A connection on the leash, with these options, and its age. One that was put back may have been closed by
-/// the daemon since. A daemon that is away costs no try; one that takes no options does, or there would be no end of it.
+/// A connection on the leash, with these options, and whether it rested before. One that did may have been closed by the
+/// daemon since. A daemon that is away costs no try; one that takes no options does, or there would be no end of it.
 fn connect(
     tools: &Tools,
     options: &Options,
     leash: &Leash<Closer>,
     away: &dyn Fn(Error) -> Outcome,
     lost: &dyn Fn(Error) -> Outcome,
-) -> Result<(Connection, Age), Outcome> {
+) -> Result<(Held, bool), Outcome> {
     let hold = |closer: io::Result<Closer>| {
         let closer = closer.map_err(|error| aborted("hold the connection", &error))?;
         if leash.take(closer) { Ok(()) } else { Err(Outcome::Interrupted) }
@@ -200,7 +212,7 @@ fn connect(
             connection.set_options(options).is_ok()
         };
         if usable {
-            return Ok((connection, age));
+            return Ok((Held { connection, age, options: *options }, true));
         }
     }
     let age = Age::new(clock::now());
@@ -209,7 +221,7 @@ fn connect(
     let mut connection = Connection::greet(line, tools.dialect).map_err(away)?;
     connection.build_here(&tools.hook);
     connection.set_options(options).map_err(lost)?;
-    Ok((connection, age))
+    Ok((Held { connection, age, options: *options }, false))
 }
 
 /// The derivation's outputs: from its file, or from the daemon where the store is another machine's.
@@ -301,6 +313,8 @@ struct Follower<'a> {
     log: &'a mut Log,
     /// The input whose line is not at its end.
     input: Option<String>,
+    /// Whether the daemon said anything.
+    heard: bool,
     /// Whether the daemon built or fetched anything.
     worked: bool,
 }
@@ -339,6 +353,7 @@ impl Sink for Follower<'_> {
     type Error = Refused;
 
     fn output(&mut self, output: Output<'_>) -> Result<(), Refused> {
+        self.heard = true;
         match output {
             Output::Log { derivation, text } if derivation == self.target => {
                 self.end_input()?;
@@ -383,6 +398,8 @@ mod tests {
     use super::*;
     use crate::actor::Spawner;
     use crate::logs::Tail;
+    use crate::model::evaluation::EvaluationId;
+    use crate::model::spec::JobsetName;
 
     const OPTIONS: Options = Options { fallback: false, timeout: 0, max_silent_time: 0 };
 
@@ -430,11 +447,68 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_broke_while_it_rested_costs_no_try() {
+        let place = tempfile::tempdir().unwrap();
+        let (spawner, _threads) = Spawner::new();
+        let tools = tools(place.path(), &spawner);
+        let listener = UnixListener::bind(place.path().join("socket")).unwrap();
+        let drv = place.path().join("t-x.drv");
+        let text =
+            r#"Derive([("out","/gnu/store/o-x","","")],[],[],"x86_64-linux","/bin/sh",[],[])"#;
+        std::fs::write(&drv, text).unwrap();
+        let order = Order {
+            id: BuildId(1),
+            attempt: 1,
+            jobset: JobsetName::new("guix").unwrap(),
+            evaluation: EvaluationId(1),
+            job: "x".to_owned(),
+            system: "x86_64-linux".to_owned(),
+            derivation: drv.to_str().unwrap().to_owned(),
+            priority: 9,
+            timeout: 0,
+            max_silent_time: 0,
+            process: None,
+            checkouts: Vec::new(),
+            needs: Vec::new(),
+            log: place.path().join("1.gz"),
+        };
+        // Accepts options, and goes when it is asked to build.
+        let serve = || {
+            let (mut client, _) = listener.accept().unwrap();
+            for word in [0x6478_696f, 0x164, 0x616c_7473, 0x616c_7473] {
+                client.write_all(&u64::to_le_bytes(word)).unwrap();
+            }
+            let mut asked = Vec::new();
+            while !asked.windows(7).any(|part| part == b"t-x.drv") {
+                let mut some = [0; 64];
+                let count = client.read(&mut some).unwrap();
+                asked.extend_from_slice(&some[..count]);
+            }
+        };
+        let run = || run(&tools, &order, &Leash::default(), &Reach::unwatched());
+        std::thread::scope(|scope| {
+            scope.spawn(serve);
+            let line = Line::connect(&tools.address, &|| true).unwrap();
+            let mut connection = Connection::greet(line, Dialect::Guix).unwrap();
+            connection.set_options(&OPTIONS).unwrap();
+            let age = Age::new(clock::now());
+            tools.idle.put_back(Held { connection, age, options: OPTIONS });
+            assert_eq!(run(), Outcome::Interrupted);
+        });
+        std::thread::scope(|scope| {
+            scope.spawn(serve);
+            let outcome = run();
+            assert!(matches!(outcome, Outcome::Aborted(_)), "{outcome:?}");
+        });
+    }
+
+    #[test]
     fn what_the_daemon_says_counts() {
         let place = tempfile::tempdir().unwrap();
         let mut log = Log::create(&place.path().join("1.gz"), 100).unwrap();
         let target = "/nix/store/t-top.drv";
-        let mut follower = Follower { target, log: &mut log, input: None, worked: false };
+        let mut follower =
+            Follower { target, log: &mut log, input: None, heard: false, worked: false };
         follower.output(Output::Prose(&[b'x'; 60])).unwrap();
         let more = follower.output(Output::Prose(&[b'x'; 60]));
         assert!(matches!(more, Err(Refused::TooLarge)));
@@ -447,7 +521,8 @@ mod tests {
         let path = place.path().join("1.gz");
         let mut log = Log::create(&path, 1 << 20).unwrap();
         let target = "/gnu/store/t-top.drv";
-        let mut follower = Follower { target, log: &mut log, input: None, worked: false };
+        let mut follower =
+            Follower { target, log: &mut log, input: None, heard: false, worked: false };
         let dep = "/gnu/store/d-dep-1.0.drv";
         for (derivation, text) in [
             (dep, "one\ntw"),

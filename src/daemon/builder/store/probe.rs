@@ -60,6 +60,12 @@ impl Reach {
         Ok(reach)
     }
 
+    /// That of a daemon that nobody asks.
+    #[cfg(test)]
+    pub(super) fn unwatched() -> Self {
+        Self { open: Arc::default(), doubt: bounded(1).0, leash: Arc::default() }
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
