@@ -5,9 +5,9 @@
 
 use std::io;
 
-use crossbeam_channel::{Sender, TrySendError, bounded, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, select};
 
-use super::{Gone, Spawner};
+use super::{Gone, Spawner, Stop};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -15,6 +15,9 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Clone)]
 pub(crate) struct Pool {
     jobs: Sender<Job>,
+    /// To drop what no thread will take up any more: a channel keeps what it holds until its senders are gone.
+    inbox: Receiver<Job>,
+    stop: Stop,
 }
 
 impl Pool {
@@ -29,7 +32,10 @@ impl Pool {
                 move |stop| -> Result<(), Gone> {
                     loop {
                         select! {
-                            recv(stop) -> _ => return Ok(()),
+                            recv(stop) -> _ => {
+                                drop_all(&inbox);
+                                return Ok(());
+                            }
                             recv(inbox) -> job => (job?)(),
                         }
                     }
@@ -37,7 +43,7 @@ impl Pool {
                 |report| log::debug!(target: "pool", "{report:?}"),
             )?;
         }
-        Ok(Self { jobs })
+        Ok(Self { jobs, inbox, stop: threads.stop() })
     }
 
     /// Hands over `job`, which must report its end itself, a panic included. `Err(Gone)` when the pool is
@@ -45,6 +51,15 @@ impl Pool {
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) -> Result<(), Gone> {
         self.jobs.try_send(Box::new(job)).map_err(|error| match error {
             TrySendError::Full(_) | TrySendError::Disconnected(_) => Gone,
-        })
+        })?;
+        // Threads that see the stop look once more; whoever comes after that does it for them.
+        if self.stop.try_recv() == Err(TryRecvError::Disconnected) {
+            drop_all(&self.inbox);
+        }
+        Ok(())
     }
+}
+
+fn drop_all(inbox: &Receiver<Job>) {
+    while inbox.try_recv().is_ok() {}
 }
