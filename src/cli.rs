@@ -16,6 +16,7 @@ mod print;
 mod register;
 mod table;
 mod usage;
+mod web;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +51,10 @@ fn perform(action: Action) -> ExitCode {
         Action::Register(options) => {
             logging::start("info");
             register::run(*options)
+        }
+        Action::Web(options) => {
+            logging::start("info");
+            web::run(options)
         }
         Action::Evaluate(options) => {
             logging::start("warn");

@@ -20,11 +20,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::actor;
+use crate::actor::{self, Spawner};
 use crate::model::error::chain;
 use crate::store::Dialect;
 use crate::sys::descriptors;
 use crate::sys::process::User;
+use crate::web;
 
 /// Which backends are opened, besides that for processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub(crate) struct Config {
     pub(crate) build_expiry: Option<Duration>,
     pub(crate) history_expiry: Option<Duration>,
     pub(crate) parameters: Parameters,
+    /// Also serve the web interface.
+    pub(crate) web: Option<web::Config>,
 }
 
 impl Config {
@@ -110,7 +113,11 @@ pub(crate) fn run(config: &Config) -> ExitCode {
     if let Err(error) = descriptors::raise() {
         log::warn!(target: "supervisor", "cannot raise the limit on descriptors: {error}");
     }
-    match start::start(config) {
+    let serve = |spawner: &Spawner| match config.web.clone() {
+        Some(web) => web::spawn(spawner, web).map_err(Into::into),
+        None => Ok(()),
+    };
+    match start::start(config, serve) {
         Ok(daemon) => {
             log::info!(target: "supervisor", "running; the bridge is at {}", config.socket.display());
             supervise::run(daemon)

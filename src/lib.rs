@@ -46,6 +46,7 @@
 //! | layer | holds |
 //! | --- | --- |
 //! | `cli` | argv to typed commands; the only place that prints |
+//! | `web` | the web interface; it changes nothing but by the bridge |
 //! | `daemon` | the actors; only `daemon/start.rs` and the registry spawn them |
 //! | `control`, `db`, `git`, `logs`, `spec`, `store`, `evaluate` | one subject each; they do not know who calls them |
 //! | `actor` | stop, ask, spawn, pools; nothing of the domain |
@@ -85,6 +86,7 @@ mod proto;
 mod spec;
 mod store;
 mod sys;
+mod web;
 
 pub use cli::main;
 

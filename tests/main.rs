@@ -14,3 +14,4 @@ mod nix;
 mod scheme;
 mod store;
 mod tidy;
+mod web;

@@ -5,6 +5,7 @@
 
 pub(crate) mod client;
 pub(crate) mod daemon;
+pub(crate) mod http;
 pub(crate) mod jobs;
 pub(crate) mod nix;
 pub(crate) mod repository;

@@ -13,6 +13,7 @@ use crate::daemon::{self, Backends, Config, Mastodon, Parameters};
 use crate::spec;
 use crate::spec::scheme::Guile;
 use crate::sys::process::User;
+use crate::web;
 
 /// Time between polls: as long as people can wait for a result they did not trigger.
 const INTERVAL: Duration = Duration::from_secs(300);
@@ -58,6 +59,8 @@ pub(super) struct Options {
     log_expiry: Option<Duration>,
     build_expiry: Option<Duration>,
     history_expiry: Option<Duration>,
+    /// `HOST:PORT`.
+    web: Option<String>,
     parameters: Option<PathBuf>,
 }
 
@@ -123,6 +126,7 @@ impl Options {
             log_expiry: given.duration("log-expiry")?,
             build_expiry: given.duration_or_off("build-expiry")?,
             history_expiry: given.duration_or_off("history-expiry")?,
+            web: given.read("web", "HOST:PORT", super::web::place)?,
             parameters: given.path("parameters")?,
         })
     }
@@ -141,7 +145,15 @@ impl Options {
         };
         let places = directories::choose(told, here);
         let guix = self.guix.unwrap_or_else(super::guix);
-        let parameters = |file: &Path| parameters(file, &guix);
+        let read = |file: &Path| spec::parameters::read(file, &Guile::new(guix.clone()));
+        let said = self.parameters.as_deref().map(read).transpose();
+        let said = said.map_err(|error| Failure::Other(error.to_string()))?.unwrap_or_default();
+        let web = self.web.map(|listen| web::Config {
+            listen,
+            database: places.database.clone(),
+            socket: places.socket.clone(),
+            parameters: said.clone(),
+        });
         let specifications = self.specifications.into_iter().map(|file| absolute(Some(file)));
         Ok(Config {
             specifications: specifications
@@ -171,7 +183,8 @@ impl Options {
             log_expiry: self.log_expiry.unwrap_or(LOG_EXPIRY),
             build_expiry: self.build_expiry,
             history_expiry: self.history_expiry,
-            parameters: self.parameters.as_deref().map(parameters).transpose()?.unwrap_or_default(),
+            parameters: parameters(said),
+            web,
             guix,
         })
     }
@@ -228,12 +241,10 @@ fn group(name: &str) -> Result<u32, Failure> {
     Ok(found.ok_or_else(|| Usage::bad("--socket-group", name, "an existing group"))?.gid.as_raw())
 }
 
-fn parameters(file: &Path, guix: &[String]) -> Result<Parameters, Failure> {
-    let spec::parameters::Parameters { url, mail_from, mastodon } =
-        spec::parameters::read(file, &Guile::new(guix.to_vec()))
-            .map_err(|error| Failure::Other(error.to_string()))?;
-    let mastodon = mastodon.map(|account| Mastodon { url: account.url, token: account.token });
-    Ok(Parameters { url, mail_from, mastodon })
+/// What the daemon itself must know of the parameters.
+fn parameters(said: spec::parameters::Parameters) -> Parameters {
+    let mastodon = said.mastodon.map(|account| Mastodon { url: account.url, token: account.token });
+    Parameters { url: said.url, mail_from: said.mail_from, mastodon }
 }
 
 pub(super) fn run(options: Options) -> ExitCode {
@@ -334,7 +345,6 @@ mod tests {
                 "--database: expected a file name, found what",
             ),
             ("-D postgresql://u:hunter2@h/x", "--database: expected a file name, found what"),
-            ("--web localhost:80", "the option --web is not built in yet"),
             ("--build-remote", "the option --build-remote is not built in yet"),
             ("--guix ''", "--guix: expected a command, found \"\""),
             ("--guix \"guix '\"", "--guix: expected a command, found \"guix '\""),

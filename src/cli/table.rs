@@ -270,7 +270,7 @@ pub(crate) const COMMANDS: &[Command] = &[
                 flags: &[
                     Flag::value("max-connections", "N", "Serve at most N clients of the socket at once.")
                         .default("64"),
-                    Flag::value("web", "HOST:PORT", "Serve the web interface from this process, too.").absent(),
+                    Flag::value("web", "HOST:PORT", "Serve the web interface from this process, too."),
                 ],
             },
         ],
@@ -504,7 +504,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     },
     Command {
         name: "web",
-        kind: Kind::Absent,
+        kind: Kind::Server,
         operands: &[""],
         summary: "Serve the web interface.",
         details: "",

@@ -61,6 +61,7 @@ impl From<db::Error> for Refusal {
             | db::Error::Open(..)
             | db::Error::Io(..)
             | db::Error::Newer { .. }
+            | db::Error::Interrupted
             | db::Error::Corrupt(_)) => Self::Internal(chain(&error)),
         }
     }

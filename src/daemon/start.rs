@@ -33,6 +33,9 @@ const KEEPERS: Duration = Duration::from_secs(30);
 /// Orders of the bridge that wait for the supervisor: people reloading or stopping.
 const ORDERS: usize = 8;
 
+/// Why something that is served beside the daemon could not be.
+pub(super) type Served = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why the daemon did not start.
 #[derive(Debug)]
 pub(super) enum Error {
@@ -60,6 +63,8 @@ pub(super) enum Error {
     Registry(registry::Error),
     Refused(Refusal),
     Bridge(PathBuf, io::Error),
+    /// What else is served from this process.
+    Served(Served),
     /// An actor ended while the others were being started.
     Gone,
 }
@@ -89,6 +94,7 @@ impl fmt::Display for Error {
             Self::Registry(error) => error.fmt(f),
             Self::Refused(refusal) => write!(f, "cannot register the specifications: {refusal}"),
             Self::Bridge(path, _) => write!(f, "cannot listen on {}", path.display()),
+            Self::Served(error) => error.fmt(f),
             Self::Gone => f.write_str("a part of the daemon ended while it was starting"),
         }
     }
@@ -104,6 +110,7 @@ impl std::error::Error for Error {
             | Self::Bridge(_, error) => Some(error),
             Self::Database(error) => error.source(),
             Self::Registry(error) => error.source(),
+            Self::Served(error) => error.source(),
             Self::Taken { .. }
             | Self::JobUser { .. }
             | Self::Address(_)
@@ -134,7 +141,11 @@ pub(super) struct Daemon {
     pub(super) locks: Vec<Lock>,
 }
 
-pub(super) fn start(config: &Config) -> Result<Daemon, Error> {
+/// `serve` starts what is served from this process besides; it comes last.
+pub(super) fn start(
+    config: &Config,
+    serve: impl FnOnce(&Spawner) -> Result<(), Served>,
+) -> Result<Daemon, Error> {
     refuse_job_user(config)?;
     create_directories(config)?;
     let locks = lock(config)?;
@@ -213,6 +224,7 @@ pub(super) fn start(config: &Config) -> Result<Daemon, Error> {
         .map_err(|e| Error::Thread("notifier", e))?;
     let reader = reload::Reader::new(&spawner, config.specifications.clone(), config.guix.clone())
         .map_err(|e| Error::Thread("specifications", e))?;
+    serve(&spawner).map_err(Error::Served)?;
     Ok(Daemon { threads, signals, orders, registry, reader, one_shot, locks })
 }
 

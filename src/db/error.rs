@@ -21,6 +21,8 @@ pub(crate) enum Error {
     NotFound(String),
     /// It exists, but its state does not allow this: why.
     Conflict(String),
+    /// A query took longer than its reader may.
+    Interrupted,
     /// The file could not be written for now: disk full, locked, or the daemon is stopping.
     Unavailable(String),
 }
@@ -49,6 +51,7 @@ impl Error {
             | Self::Corrupt(_)
             | Self::NotFound(_)
             | Self::Conflict(_)
+            | Self::Interrupted
             | Self::Unavailable(_) => false,
         }
     }
@@ -66,6 +69,7 @@ impl fmt::Display for Error {
             ),
             Self::Corrupt(what) => write!(f, "the database holds an impossible value: {what}"),
             Self::NotFound(what) => write!(f, "there is no {what}"),
+            Self::Interrupted => f.write_str("the query took too long"),
             Self::Conflict(why) | Self::Unavailable(why) => f.write_str(why),
         }
     }
@@ -81,6 +85,7 @@ impl std::error::Error for Error {
             | Self::Corrupt(_)
             | Self::NotFound(_)
             | Self::Conflict(_)
+            | Self::Interrupted
             | Self::Unavailable(_) => None,
         }
     }
@@ -88,6 +93,9 @@ impl std::error::Error for Error {
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Interrupted,
+            _ => Self::Sqlite(error),
+        }
     }
 }

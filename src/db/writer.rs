@@ -30,6 +30,9 @@ const INBOX: usize = 256;
 /// attempt that is under way may take SQLite's busy time-out at each of its steps, and a commit what the disk takes.
 const VERDICT: Duration = Duration::from_secs(1);
 
+/// How often a query looks at the clock: every few microseconds.
+const STEPS: std::ffi::c_int = 10_000;
+
 /// A handle on the database actor. The actor ends when the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct Database {
@@ -150,6 +153,12 @@ impl Reader {
     /// Opens the file of a daemon that may run in another process, or not at all.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         migrate::open_reader(path).map(Self)
+    }
+
+    /// Queries that are not done by `deadline` fail with `Interrupted`.
+    pub(crate) fn limit(&mut self, deadline: Instant) -> Result<(), Error> {
+        let late = move || clock::now() >= deadline;
+        Ok(self.0.progress_handler(STEPS, Some(late))?)
     }
 }
 

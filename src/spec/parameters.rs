@@ -1,5 +1,7 @@
 //! The parameters file of `-P`: settings of the installation that are no command-line options.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde_json::Value;
@@ -8,14 +10,21 @@ use super::scheme::Guile;
 use super::value::{At, Wrong};
 use super::{Error, is_scheme, text};
 use super::{lines, unique};
+use crate::model::spec::JobsetName;
 
-/// What a parameters file says. What is for the web interface alone is checked, and not kept.
+/// What a parameters file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Parameters {
     /// The public base URL of the web interface.
     pub(crate) url: Option<String>,
     pub(crate) mail_from: Option<String>,
     pub(crate) mastodon: Option<Mastodon>,
+    /// Whether the web interface shows nothing to people it does not know.
+    pub(crate) private: bool,
+    /// Addresses of reverse proxies whose word on whom they act for is taken.
+    pub(crate) trusted_proxies: Vec<IpAddr>,
+    /// The secrets of each jobset's hooks: any of them will do.
+    pub(crate) hook_secrets: BTreeMap<JobsetName, Vec<String>>,
 }
 
 /// The account that posts.
@@ -49,16 +58,24 @@ pub(super) fn of(value: &Value) -> Result<Parameters, Wrong> {
     let at = At::new(value, Vec::new());
     let fields =
         at.object(&["url", "private", "trusted-proxies", "hook-secrets", "mastodon", "mail-from"])?;
-    fields.or("private", false, |at| at.flag())?;
-    fields.or("trusted-proxies", Vec::new(), |at| at.list()?.iter().map(At::text).collect())?;
-    fields.or("hook-secrets", (), |at| {
+    let private = fields.or("private", false, |at| at.flag())?;
+    let trusted_proxies = fields.or("trusted-proxies", Vec::new(), |at| {
+        at.list()?
+            .iter()
+            .map(|at| at.text()?.parse().map_err(|_| at.wrong("expected an IP address")))
+            .collect()
+    })?;
+    let hook_secrets = fields.or("hook-secrets", BTreeMap::new(), |at| {
+        let mut all = BTreeMap::new();
         for (jobset, secrets) in at.members()? {
-            if crate::model::spec::JobsetName::new(jobset).is_none() {
+            let Some(name) = JobsetName::new(jobset) else {
                 return Err(secrets.wrong("its key is no jobset's name"));
-            }
-            secrets.list()?.iter().try_for_each(|secret| secret.text().map(|_| ()))?;
+            };
+            let secrets = secrets.list()?;
+            let secrets = secrets.iter().map(|secret| Ok(secret.text()?.to_owned()));
+            all.insert(name, secrets.collect::<Result<_, Wrong>>()?);
         }
-        Ok(())
+        Ok(all)
     })?;
     let mastodon = fields.get("mastodon").map(|at| {
         let fields = at.object(&["name", "url", "token"])?;
@@ -75,6 +92,9 @@ pub(super) fn of(value: &Value) -> Result<Parameters, Wrong> {
             .transpose()?,
         mail_from: fields.get("mail-from").map(|at| at.text().map(str::to_owned)).transpose()?,
         mastodon: mastodon.transpose()?,
+        private,
+        trusted_proxies,
+        hook_secrets,
     })
 }
 

@@ -23,7 +23,7 @@ fn all(out: &mut String) {
     out.push_str("Usage: gorget COMMAND [OPTION]... [ARGUMENT]...\n\n");
     paragraphs("Continuous integration for functional package managers.", out);
     for (kind, title) in [
-        (Kind::Server, "The daemon"),
+        (Kind::Server, "Services"),
         (Kind::Client, "Talking to the daemon"),
         (Kind::Tool, "Tools"),
         (Kind::Absent, "Not built in yet"),

@@ -140,8 +140,6 @@ fn mistakes_are_named() {
         ),
         ("token list --jobset x", "--jobset needs token add"),
         ("token sell", "token: expected add, list or revoke, found \"sell\""),
-        ("web", "the command web is not built in yet"),
-        ("web --port 80", "the command web is not built in yet"),
         ("remote-server", "the command remote-server is not built in yet"),
         ("remote-worker --workers=2", "the command remote-worker is not built in yet"),
         ("evaluate", "the option --specifications is missing"),

@@ -274,7 +274,7 @@ pub(super) fn failure(error: db::Error) -> Failure {
     let kind = match &error {
         db::Error::NotFound(_) => FailureKind::NotFound,
         db::Error::Conflict(_) => FailureKind::Conflict,
-        db::Error::Unavailable(_) => FailureKind::Unavailable,
+        db::Error::Unavailable(_) | db::Error::Interrupted => FailureKind::Unavailable,
         db::Error::Sqlite(_) | db::Error::Open(..) | db::Error::Io(..) if error.is_transient() => {
             FailureKind::Unavailable
         }

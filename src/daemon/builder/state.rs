@@ -207,6 +207,7 @@ impl Builder {
                         | Error::Io(..)
                         | Error::Newer { .. }
                         | Error::Corrupt(_)
+                        | Error::Interrupted
                         | Error::Unavailable(_) => {
                             log::error!(target: "builder", "build {id} cannot start: {}", chain(&error));
                         }

@@ -1,0 +1,136 @@
+//! The web interface: pages for people, an HTTP API for programs, both read from the books.
+//!
+//! Invariants: reads come from read-only connections, each with a time limit; every change goes over the bridge to
+//! the daemon, for a named identity, and none is made by GET. What a client sends or leaves unread costs that client
+//! alone: requests, connections, streams and answers are bounded. The daemon being away leaves reads working.
+//!
+//! A request comes in through `serve`, which tells it to its route in `routes`; `access` says who asks, and whether
+//! the route is for them; `api`, `page`, `change`, `live` and `file` answer.
+
+#![allow(dead_code, reason = "parts of it are on their way")]
+
+mod access;
+mod api;
+mod change;
+mod context;
+mod failure;
+mod file;
+mod live;
+mod page;
+mod request;
+mod response;
+mod route;
+mod serve;
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::{fmt, io};
+
+use crossbeam_channel::select;
+use sd_notify::NotifyState;
+
+use crate::actor::{Spawner, Threads};
+use crate::model::error::chain;
+use crate::spec::parameters::Parameters;
+use crate::sys::signal::{self, Signal};
+use crate::sys::{clock, descriptors};
+use context::Shared;
+
+/// What the web interface must know.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// `HOST:PORT`.
+    pub(crate) listen: String,
+    pub(crate) database: PathBuf,
+    /// The daemon's bridge.
+    pub(crate) socket: PathBuf,
+    pub(crate) parameters: Parameters,
+}
+
+/// Why it did not start.
+#[derive(Debug)]
+pub(crate) enum Error {
+    Listen(String, io::Error),
+    Thread(&'static str, io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(place, _) => write!(f, "cannot listen on {place}"),
+            Self::Thread(name, _) => write!(f, "cannot start {name}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Listen(_, error) | Self::Thread(_, error) => Some(error),
+        }
+    }
+}
+
+/// Starts the threads of the web interface in this process.
+pub(crate) fn spawn(threads: &Spawner, config: Config) -> Result<(), Error> {
+    let listener = TcpListener::bind(&config.listen)
+        .map_err(|error| Error::Listen(config.listen.clone(), error))?;
+    let place =
+        listener.local_addr().map_err(|error| Error::Listen(config.listen.clone(), error))?;
+    let shared = Arc::new(Shared::new(config));
+    serve::spawn(threads, listener, &shared).map_err(|error| Error::Thread("web", error))?;
+    log::info!(target: "web", "listening on http://{place}/");
+    Ok(())
+}
+
+/// For threads to end after a stop: as with the daemon, whose promise is less than ten seconds.
+const GRACE: std::time::Duration = std::time::Duration::from_millis(9_500);
+
+/// Runs the web interface as a process of its own, to its end; the log says why it ended badly.
+pub(crate) fn run(config: Config) -> ExitCode {
+    if let Err(error) = descriptors::raise() {
+        log::warn!(target: "web", "cannot raise the limit on descriptors: {error}");
+    }
+    let (spawner, threads) = Spawner::new();
+    let signals = match signal::listen(&spawner) {
+        Ok(signals) => signals,
+        Err(error) => {
+            log::error!(target: "web", "cannot listen for signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Err(error) = spawn(&spawner, config) {
+        log::error!(target: "web", "{}", chain(&error));
+        return ExitCode::FAILURE;
+    }
+    drop(spawner);
+    tell(NotifyState::Ready);
+    let fine = loop {
+        select! {
+            recv(signals) -> signal => match signal {
+                Ok(Signal::Reload) => log::info!(target: "web", "nothing to read again"),
+                Ok(Signal::Stop) => break true,
+                Err(_) => break false,
+            },
+            recv(threads.reports) -> report => {
+                log::error!(target: "web", "a part ended unexpectedly: {report:?}");
+                break false;
+            }
+        }
+    };
+    tell(NotifyState::Stopping);
+    let Threads { stop, reports: _, all_gone } = threads;
+    drop((stop, signals));
+    let gone = all_gone.recv_deadline(clock::now() + GRACE);
+    let gone = matches!(gone, Err(crossbeam_channel::RecvTimeoutError::Disconnected));
+    if fine && gone { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Tells the service manager; fine if there is none.
+fn tell(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        log::debug!(target: "web", "cannot tell the service manager: {error}");
+    }
+}

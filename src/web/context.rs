@@ -1,0 +1,109 @@
+//! What handlers have at hand: the books, the daemon, and what this installation was told about itself.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Config;
+use super::access::Identity;
+use super::failure::Failure;
+use crate::control::{self, Client};
+use crate::db::Reader;
+use crate::model::time::Time;
+use crate::proto::control::{Command, Request};
+use crate::sys::clock;
+
+/// A page that takes longer to find than this helps nobody, and holds a worker.
+const QUERY: Duration = Duration::from_secs(5);
+
+/// How long the daemon may take for an answer that it can give at once.
+const DAEMON: Duration = Duration::from_secs(5);
+
+/// What all workers share.
+pub(super) struct Shared {
+    pub(super) config: Config,
+    /// When this process began, for `/prometheus` and to tell clients that it is another one.
+    pub(super) started: Time,
+}
+
+impl Shared {
+    pub(super) fn new(config: Config) -> Self {
+        Self { config, started: clock::wall() }
+    }
+}
+
+/// One worker's, for one request at a time.
+pub(super) struct Context {
+    pub(super) shared: Arc<Shared>,
+    reader: Option<Reader>,
+    pub(super) now: Time,
+    /// Who asks, if that is known.
+    pub(super) identity: Option<Identity>,
+}
+
+impl Context {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, reader: None, now: clock::wall(), identity: None }
+    }
+
+    /// Begins another request.
+    pub(super) fn begin(&mut self) {
+        self.now = clock::wall();
+        self.identity = None;
+        if let Some(reader) = &mut self.reader
+            && reader.limit(clock::now() + QUERY).is_err()
+        {
+            // It is opened again.
+            self.reader = None;
+        }
+    }
+
+    /// The books, for queries of this request; together they may take [`QUERY`].
+    pub(super) fn books(&mut self) -> Result<&Reader, Failure> {
+        let reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => {
+                let mut reader = Reader::open(&self.shared.config.database)?;
+                reader.limit(clock::now() + QUERY)?;
+                reader
+            }
+        };
+        Ok(self.reader.insert(reader))
+    }
+
+    /// Has the daemon do something for whoever asks, and returns the objects of its answer.
+    pub(super) fn ask(&self, command: Command) -> Result<Vec<String>, Failure> {
+        let by = self.identity.as_ref().map(|identity| identity.name.clone());
+        ask(&self.shared.config.socket, &Request { by, command })
+    }
+
+    /// A link below the public base, for `href` and `Location`.
+    pub(super) fn link(&self, path: &str) -> String {
+        format!("{}{path}", self.prefix())
+    }
+
+    /// The path of the public base URL, without a last slash.
+    pub(super) fn prefix(&self) -> &str {
+        let Some(url) = &self.shared.config.parameters.url else { return "" };
+        let after = url.split_once("://").map_or("", |(_, rest)| rest);
+        after.find('/').map_or("", |slash| after[slash..].trim_end_matches('/'))
+    }
+}
+
+fn ask(socket: &Path, request: &Request) -> Result<Vec<String>, Failure> {
+    let away = |error: &std::io::Error| {
+        log::debug!(target: "web", "the daemon does not answer: {error}");
+        Failure::Unavailable("The daemon is not running, or does not answer.".to_owned())
+    };
+    let failure = |error| match error {
+        control::Error::Failure(failure) => Failure::from(failure),
+        control::Error::Asker(error) | control::Error::Daemon(error) => away(&error),
+    };
+    let mut client = Client::connect(socket).map_err(|error| away(&error))?;
+    client.send(request, Some(DAEMON)).map_err(failure)?;
+    let mut objects = Vec::new();
+    while let Some(object) = client.next().map_err(failure)? {
+        objects.push(object);
+    }
+    Ok(objects)
+}

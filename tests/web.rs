@@ -1,0 +1,3 @@
+//! The web interface, as clients of it see it.
+
+mod basics;
