@@ -8,5 +8,6 @@ pub(crate) mod file;
 pub(crate) mod lock;
 pub(crate) mod poll;
 pub(crate) mod process;
+pub(crate) mod random;
 pub(crate) mod signal;
 pub(crate) mod socket;

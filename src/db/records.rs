@@ -1,6 +1,6 @@
 //! Small tables: settings, audit log, dashboards, tokens, workers.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Error, Tx};
 use crate::model::spec::JobsetName;
@@ -56,6 +56,18 @@ pub(crate) fn add_dashboard(
     if inserted == 1 { Ok(()) } else { Err(Error::NotFound(format!("jobset {jobset}"))) }
 }
 
+/// The jobset of a dashboard, and its jobs.
+pub(crate) fn dashboard(
+    conn: &Connection,
+    id: &str,
+) -> Result<Option<(JobsetName, Vec<String>)>, Error> {
+    let found: Option<(JobsetName, String)> = conn
+        .prepare_cached("SELECT jobset, jobs FROM dashboards WHERE id = ?1")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(found.map(|(jobset, jobs)| (jobset, jobs.split(',').map(str::to_owned).collect())))
+}
+
 /// A token as it is listed; the secret itself is never kept.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Token {
@@ -101,22 +113,43 @@ pub(crate) fn revoke_token(tx: &mut Tx<'_>, name: &str) -> Result<(), Error> {
     if removed == 1 { Ok(()) } else { Err(Error::NotFound(format!("token {name}"))) }
 }
 
+/// Notes that somebody has shown it. `NotFound` if there is none.
+pub(crate) fn use_token(tx: &mut Tx<'_>, name: &str) -> Result<(), Error> {
+    let changed = tx
+        .conn
+        .prepare_cached("UPDATE tokens SET last_used = ?2 WHERE name = ?1")?
+        .execute(params![name, tx.now])?;
+    if changed == 1 { Ok(()) } else { Err(Error::NotFound(format!("token {name}"))) }
+}
+
+/// The token whose secret has this SHA-256, whether it has expired or not.
+pub(crate) fn token(conn: &Connection, hash: &str) -> Result<Option<Token>, Error> {
+    Ok(conn
+        .prepare_cached(&format!("SELECT {TOKEN} FROM tokens WHERE hash = ?1"))?
+        .query_row([hash], read_token)
+        .optional()?)
+}
+
 /// In the order of names.
 pub(crate) fn tokens(conn: &Connection) -> Result<Vec<Token>, Error> {
-    let mut statement = conn.prepare_cached(
-        "SELECT name, role, jobset, created, expires, last_used FROM tokens ORDER BY name",
-    )?;
-    let rows = statement.query_map([], |row| {
-        Ok(Token {
-            name: row.get(0)?,
-            role: row.get(1)?,
-            jobset: row.get(2)?,
-            created: row.get(3)?,
-            expires: row.get(4)?,
-            last_used: row.get(5)?,
-        })
-    })?;
+    let mut statement =
+        conn.prepare_cached(&format!("SELECT {TOKEN} FROM tokens ORDER BY name"))?;
+    let rows = statement.query_map([], read_token)?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The columns that `read_token` takes.
+const TOKEN: &str = "name, role, jobset, created, expires, last_used";
+
+fn read_token(row: &Row<'_>) -> rusqlite::Result<Token> {
+    Ok(Token {
+        name: row.get(0)?,
+        role: row.get(1)?,
+        jobset: row.get(2)?,
+        created: row.get(3)?,
+        expires: row.get(4)?,
+        last_used: row.get(5)?,
+    })
 }
 
 /// A remote worker.
@@ -171,7 +204,13 @@ mod tests {
         assert!(matches!(twice, Err(Error::Conflict(_))));
         let listed = tokens(&books.conn).unwrap();
         assert_eq!((listed.len(), listed[0].role.as_str()), (1, "trigger"));
+        assert_eq!(token(&books.conn, "bb").unwrap(), None);
+        assert_eq!(token(&books.conn, "aa").unwrap().unwrap().last_used, None);
+        books.write(|tx| use_token(tx, "ci")).unwrap();
+        assert!(token(&books.conn, "aa").unwrap().unwrap().last_used.is_some());
         books.write(|tx| revoke_token(tx, "ci")).unwrap();
+        let used = books.write(|tx| use_token(tx, "ci"));
+        assert!(matches!(used, Err(Error::NotFound(_))));
         let again = books.write(|tx| revoke_token(tx, "ci"));
         assert!(matches!(again, Err(Error::NotFound(_))));
     }
@@ -185,6 +224,9 @@ mod tests {
         assert!(matches!(early, Err(Error::NotFound(_))));
         books.jobset("a");
         books.write(|tx| add_dashboard(tx, "0123456789abcdef", &name, &jobs)).unwrap();
+        let found = dashboard(&books.conn, "0123456789abcdef").unwrap();
+        assert_eq!(found, Some((name, jobs.to_vec())));
+        assert_eq!(dashboard(&books.conn, "fedcba9876543210").unwrap(), None);
     }
 
     #[test]

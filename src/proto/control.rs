@@ -87,6 +87,13 @@ pub(crate) enum Command {
     TokenAdd(TokenAdd),
     TokenList,
     TokenRevoke(String),
+    /// Somebody has shown the token of this name.
+    TokenUsed(String),
+    /// A line of the audit log that no other command leaves: what was tried, and how it ended.
+    Audit {
+        command: String,
+        outcome: String,
+    },
     /// Always absolute.
     Backup(PathBuf),
     CheckDatabase,
@@ -177,6 +184,8 @@ pub(crate) const HELP: &[(&str, &str)] = &[
     ("token add NAME ROLE [jobset=NAME] [expires=DURATION]", "make a token, shown once"),
     ("token list", "all tokens, without their secrets"),
     ("token revoke NAME", "make a token worthless"),
+    ("token used NAME", "note that the token was shown"),
+    ("audit COMMAND OUTCOME", "write a line of the audit log, for whom by= names"),
     ("backup FILE", "copy the database into a new file"),
     ("check-database", "look for damage in the database"),
     ("subscribe [jobset=NAME] [from=ID]", "events as they happen"),
@@ -224,6 +233,8 @@ impl Command {
             | Self::Queue { .. }
             | Self::Workers
             | Self::TokenList
+            | Self::TokenUsed(_)
+            | Self::Audit { .. }
             | Self::CheckDatabase
             | Self::Subscribe { .. } => false,
         }
@@ -316,6 +327,10 @@ impl fmt::Display for Command {
             }
             Self::TokenList => f.write_str("token list"),
             Self::TokenRevoke(name) => write!(f, "token revoke {}", word(name)),
+            Self::TokenUsed(name) => write!(f, "token used {}", word(name)),
+            Self::Audit { command, outcome } => {
+                write!(f, "audit {} {}", word(command), word(outcome))
+            }
             Self::Backup(file) => write!(f, "backup {}", word(&file.to_string_lossy())),
             Self::CheckDatabase => f.write_str("check-database"),
             Self::Subscribe { jobset, from } => {
@@ -400,6 +415,12 @@ impl Failure {
 
     pub(crate) fn syntax(message: impl Into<String>) -> Self {
         Self::new(FailureKind::Syntax, message)
+    }
+
+    /// After how many seconds what was refused may be asked again, as `rate-limited` says it on the wire.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        let seconds = self.message.strip_prefix("retry in ")?.strip_suffix(" s")?;
+        seconds.parse().ok().filter(|_| self.kind == FailureKind::RateLimited)
     }
 
     /// The failure of an answer's last line, if it is one.

@@ -1,7 +1,6 @@
 //! Changes that are more than one call of an actor's handle.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::model::status::EvaluationStatus;
 use crate::proto::control::view::{DashboardView, NewTokenView, json};
 use crate::proto::control::{Activity, Failure, FailureKind, TokenAdd};
 use crate::spec;
-use crate::sys::clock;
+use crate::sys::{clock, random};
 
 /// Reading the specification files may take a Guile process each, and one reading may have to end first.
 const RELOADING: Duration = Duration::from_secs(180);
@@ -90,8 +89,8 @@ impl Live {
 
     /// The answer is the only place where the secret ever appears.
     pub(super) fn add_token(&self, token: &TokenAdd, answer: &mut dyn Answer) -> Result<(), Error> {
-        let secret = hex(&random::<SECRET>().map_err(no_random)?);
-        let hash = hex(&Sha256::digest(secret.as_bytes()));
+        let secret = random::hex(&random::bytes::<SECRET>().map_err(no_random)?);
+        let hash = random::hex(&Sha256::digest(secret.as_bytes()));
         let expires = token.expires.map(|time| clock::wall().after(time));
         let row = token.clone();
         let write = self.ports.database.write_within(PATIENCE, "token", move |tx| {
@@ -114,6 +113,15 @@ impl Live {
             .ports
             .database
             .write_within(PATIENCE, "token", move |tx| records::revoke_token(tx, &name));
+        write.map_err(failure)
+    }
+
+    pub(super) fn use_token(&self, name: &str) -> Result<(), Failure> {
+        let name = name.to_owned();
+        let write = self
+            .ports
+            .database
+            .write_within(PATIENCE, "token", move |tx| records::use_token(tx, &name));
         write.map_err(failure)
     }
 
@@ -170,23 +178,13 @@ fn no_random(error: io::Error) -> Failure {
     Failure::new(FailureKind::Internal, format!("cannot read /dev/urandom: {error}"))
 }
 
-fn random<const N: usize>() -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Letters and digits, each as likely as any other.
 fn random_name() -> io::Result<String> {
     const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     let mut name = String::new();
     while name.len() < DASHBOARD {
         // Of 64 values two are thrown away, or the first letters would come more often.
-        let letters = random::<DASHBOARD>()?;
+        let letters = random::bytes::<DASHBOARD>()?;
         let letters = letters.iter().filter_map(|byte| ALPHABET.get(usize::from(byte % 64)));
         name.extend(letters.map(|&letter| char::from(letter)));
     }
@@ -204,6 +202,5 @@ mod tests {
         assert_eq!(one.len(), 16);
         assert!(one.bytes().all(|b| b.is_ascii_alphanumeric()));
         assert_ne!(one, other);
-        assert_eq!(hex(&[0, 255]), "00ff");
     }
 }

@@ -115,8 +115,9 @@ impl Live {
         Ok(())
     }
 
-    fn dispatch(&mut self, command: &Command, answer: &mut dyn Answer) -> Result<(), Error> {
-        match command {
+    fn dispatch(&mut self, request: &Request, answer: &mut dyn Answer) -> Result<(), Error> {
+        let by = request.by.as_deref();
+        match &request.command {
             Command::Help => {
                 for &(command, what) in HELP {
                     answer.object(&json(&HelpView { command, what })).map_err(Error::Asker)?;
@@ -179,6 +180,11 @@ impl Live {
             Command::RegisterDashboard { jobset, jobs } => self.add_dashboard(jobset, jobs, answer),
             Command::TokenAdd(token) => self.add_token(token, answer),
             Command::TokenRevoke(name) => Ok(self.revoke_token(name)?),
+            Command::TokenUsed(name) => Ok(self.use_token(name)?),
+            Command::Audit { command, outcome } => {
+                self.audit(by, command.clone(), outcome.clone());
+                Ok(())
+            }
             Command::Backup(file) => Ok(self.backup(file)?),
             Command::Reload => Ok(self.reload()?),
             // Done when it has been answered.
@@ -201,19 +207,10 @@ impl Live {
     }
 
     /// Writes who did what with which outcome; that it was done matters more than that it is written.
-    fn audit(&self, request: &Request, result: &Result<(), Error>) {
-        let who = match &request.by {
+    fn audit(&self, by: Option<&str>, command: String, outcome: String) {
+        let who = match by {
             Some(by) => format!("uid {} for {by}", self.uid),
             None => format!("uid {}", self.uid),
-        };
-        let command = match &request.command {
-            Command::Add(text) => added(text),
-            other => other.to_string(),
-        };
-        let outcome = match result {
-            Ok(()) => "ok".to_owned(),
-            Err(Error::Failure(failure)) => failure.to_string(),
-            Err(Error::Asker(_) | Error::Daemon(_)) => "not answered".to_owned(),
         };
         log::info!(target: "bridge", "{who}: {command}: {outcome}");
         let write = self.ports.database.write_within(PATIENCE, "audit", move |tx| {
@@ -227,9 +224,18 @@ impl Live {
 
 impl Control for Live {
     fn perform(&mut self, request: &Request, answer: &mut dyn Answer) -> Result<(), Error> {
-        let result = self.dispatch(&request.command, answer);
+        let result = self.dispatch(request, answer);
         if request.command.is_change() {
-            self.audit(request, &result);
+            let command = match &request.command {
+                Command::Add(text) => added(text),
+                other => other.to_string(),
+            };
+            let outcome = match &result {
+                Ok(()) => "ok".to_owned(),
+                Err(Error::Failure(failure)) => failure.to_string(),
+                Err(Error::Asker(_) | Error::Daemon(_)) => "not answered".to_owned(),
+            };
+            self.audit(request.by.as_deref(), command, outcome);
         }
         result
     }

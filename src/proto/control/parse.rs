@@ -194,6 +194,12 @@ fn command(name: &str, mut words: Words) -> Result<Command, Failure> {
             Command::RegisterDashboard { jobset, jobs }
         }
         "token" => token(&mut words)?,
+        "audit" => {
+            let text = |text: &str| is_name(text).then(|| text.to_owned());
+            let command = words.take("what was tried, in 1 to 128 characters", text)?;
+            let outcome = words.take("how it ended, in 1 to 128 characters", text)?;
+            Command::Audit { command, outcome }
+        }
         "backup" => {
             let absolute = |text: &str| Some(PathBuf::from(text)).filter(|p| p.is_absolute());
             Command::Backup(words.take("an absolute file name", absolute)?)
@@ -217,7 +223,7 @@ fn command(name: &str, mut words: Words) -> Result<Command, Failure> {
 
 fn token(words: &mut Words) -> Result<Command, Failure> {
     let name = |text: &str| is_name(text).then(|| text.to_owned());
-    match words.take("add, list or revoke", |text| Some(text.to_owned()))?.as_str() {
+    match words.take("add, list, revoke or used", |text| Some(text.to_owned()))?.as_str() {
         "add" => {
             let jobset = words.value("jobset", "a jobset's name", JobsetName::new)?;
             let some_time = |text: &str| parse_duration(text).filter(|time| !time.is_zero());
@@ -230,7 +236,8 @@ fn token(words: &mut Words) -> Result<Command, Failure> {
         }
         "list" => Ok(Command::TokenList),
         "revoke" => Ok(Command::TokenRevoke(words.take("the token's name", name)?)),
-        _ => Err(words.wrong("add, list or revoke")),
+        "used" => Ok(Command::TokenUsed(words.take("the token's name", name)?)),
+        _ => Err(words.wrong("add, list, revoke or used")),
     }
 }
 
@@ -374,6 +381,8 @@ mod tests {
                 limit: 10_000,
             }),
             Command::PrioritizeBuild { id: BuildId(4), priority: 99 },
+            Command::TokenUsed("ci's own".to_owned()),
+            Command::Audit { command: "login".to_owned(), outcome: "no such token".to_owned() },
             Command::Wait(Target::Evaluation(EvaluationId(9))),
             Command::Log { of: Target::Build(BuildId(1)), from: 10, follow: true },
             Command::Pause(Activity::Evaluations),
@@ -446,7 +455,7 @@ mod tests {
             ("log build 1 from=x", "a number of bytes"),
             ("pause lunch", "builds or evaluations"),
             ("register-dashboard a", "job names"),
-            ("token", "add, list or revoke"),
+            ("token", "add, list, revoke or used"),
             ("token add x king", "one of trigger"),
             ("token add x admin expires=soon", "a duration"),
             ("token add x admin expires=0", "of at least 1 s"),
