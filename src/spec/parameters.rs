@@ -23,9 +23,14 @@ pub(crate) struct Parameters {
     pub(crate) private: bool,
     /// Addresses of reverse proxies whose word on whom they act for is taken.
     pub(crate) trusted_proxies: Vec<IpAddr>,
+    /// What whoever asks from this very machine may do without a token: one of [`LOOPBACK_ROLES`].
+    pub(crate) loopback_role: Option<String>,
     /// The secrets of each jobset's hooks: any of them will do.
     pub(crate) hook_secrets: BTreeMap<JobsetName, Vec<String>>,
 }
+
+/// Roles that whoever asks from this machine can be given. A trigger's is left out: it is for hooks, which have secrets.
+pub(crate) const LOOPBACK_ROLES: &[&str] = &["viewer", "operator", "editor", "admin"];
 
 /// The account that posts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +61,15 @@ fn parse(text: &str) -> Result<Parameters, Error> {
 /// What an object of parameters says.
 pub(super) fn of(value: &Value) -> Result<Parameters, Wrong> {
     let at = At::new(value, Vec::new());
-    let fields =
-        at.object(&["url", "private", "trusted-proxies", "hook-secrets", "mastodon", "mail-from"])?;
+    let fields = at.object(&[
+        "url",
+        "private",
+        "trusted-proxies",
+        "loopback-role",
+        "hook-secrets",
+        "mastodon",
+        "mail-from",
+    ])?;
     let private = fields.or("private", false, |at| at.flag())?;
     let trusted_proxies = fields.or("trusted-proxies", Vec::new(), |at| {
         at.list()?
@@ -65,6 +77,10 @@ pub(super) fn of(value: &Value) -> Result<Parameters, Wrong> {
             .map(|at| at.text()?.parse().map_err(|_| at.wrong("expected an IP address")))
             .collect()
     })?;
+    let loopback_role = fields.get("loopback-role").map(|at| {
+        let what = format!("one of {}", LOOPBACK_ROLES.join(", "));
+        at.checked(&what, |role| LOOPBACK_ROLES.contains(&role)).map(str::to_owned)
+    });
     let hook_secrets = fields.or("hook-secrets", BTreeMap::new(), |at| {
         let mut all = BTreeMap::new();
         for (jobset, secrets) in at.members()? {
@@ -94,6 +110,7 @@ pub(super) fn of(value: &Value) -> Result<Parameters, Wrong> {
         mastodon: mastodon.transpose()?,
         private,
         trusted_proxies,
+        loopback_role: loopback_role.transpose()?,
         hook_secrets,
     })
 }
@@ -113,11 +130,12 @@ mod tests {
     #[test]
     fn all_keys_are_read() {
         let text = r#"{"url":"https://ci.example.org/","private":true,"trusted-proxies":["127.0.0.1"],
-            "hook-secrets":{"guix":["a","b"]},"mail-from":"ci@example.org",
+            "loopback-role":"operator","hook-secrets":{"guix":["a","b"]},"mail-from":"ci@example.org",
             "mastodon":{"name":"ci","url":"https://m.example.org","token":"t"}}"#;
         let parameters = parse(text).unwrap();
         assert_eq!(parameters.url.as_deref(), Some("https://ci.example.org"));
         assert_eq!(parameters.mail_from.as_deref(), Some("ci@example.org"));
+        assert_eq!(parameters.loopback_role.as_deref(), Some("operator"));
         assert_eq!(parameters.mastodon.unwrap().name, "ci");
         assert_eq!(parse("{}"), Ok(Parameters::default()));
     }
@@ -128,6 +146,10 @@ mod tests {
             (
                 "{\"url\":\"http://h\",\n\"colour\":1}",
                 "line 2: field colour: unknown field; there are url, private",
+            ),
+            (
+                "{\"loopback-role\":\"trigger\"}",
+                "field loopback-role: expected one of viewer, operator, editor, admin, found \"trigger\"",
             ),
             ("{\"private\":1}", "field private: expected true or false, found a number"),
             (
