@@ -159,6 +159,19 @@ pub(crate) fn get(conn: &Connection, id: EvaluationId) -> Result<Option<Evaluati
     found.map(|evaluation| with_checkouts(conn, evaluation)).transpose()
 }
 
+/// The newest of a jobset that succeeded.
+pub(crate) fn last_succeeded(
+    conn: &Connection,
+    jobset: &JobsetName,
+) -> Result<Option<EvaluationId>, Error> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT id FROM evaluations WHERE jobset = ?1 AND status = 0 ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row([jobset], |row| row.get(0))
+        .optional()?)
+}
+
 /// Newest first.
 pub(crate) fn list(
     conn: &Connection,

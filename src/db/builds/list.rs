@@ -65,6 +65,22 @@ pub(crate) fn of_job(
         .optional()?)
 }
 
+/// Whether a job of this jobset points to the build, and none of another jobset that there still is.
+pub(crate) fn is_only_of(
+    conn: &Connection,
+    id: BuildId,
+    jobset: &JobsetName,
+) -> Result<bool, Error> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM jobs
+                            WHERE jobset = (SELECT id FROM jobsets WHERE name = ?2) AND build = ?1)
+                AND NOT EXISTS (SELECT 1 FROM jobs j JOIN jobsets s ON s.id = j.jobset
+                                WHERE j.build = ?1 AND s.name <> ?2)",
+        )?
+        .query_row(params![id, jobset], |row| row.get(0))?)
+}
+
 /// What `list` selects by. `jobset` and `evaluation` select by jobs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filter {
