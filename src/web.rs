@@ -15,6 +15,8 @@ mod change;
 mod context;
 mod failure;
 mod file;
+mod hook;
+mod link;
 mod live;
 mod page;
 mod request;

@@ -1,12 +1,14 @@
 //! What handlers have at hand: the books, the daemon, and what this installation was told about itself.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Config;
-use super::access::Identity;
+use super::access::{Guests, Identity};
 use super::failure::Failure;
+use super::hook::Deliveries;
 use crate::control::{self, Client};
 use crate::db::Reader;
 use crate::model::time::Time;
@@ -24,11 +26,18 @@ pub(super) struct Shared {
     pub(super) config: Config,
     /// When this process began, for `/prometheus` and to tell clients that it is another one.
     pub(super) started: Time,
+    pub(super) guests: Guests,
+    pub(super) deliveries: Deliveries,
 }
 
 impl Shared {
     pub(super) fn new(config: Config) -> Self {
-        Self { config, started: clock::wall() }
+        Self {
+            config,
+            started: clock::wall(),
+            guests: Guests::new(),
+            deliveries: Deliveries::default(),
+        }
     }
 }
 
@@ -39,17 +48,30 @@ pub(super) struct Context {
     pub(super) now: Time,
     /// Who asks, if that is known.
     pub(super) identity: Option<Identity>,
+    /// Whose request it is.
+    pub(super) peer: Option<IpAddr>,
+    /// What forms of the session must hold; empty without one.
+    pub(super) csrf: String,
 }
 
 impl Context {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, reader: None, now: clock::wall(), identity: None }
+        Self {
+            shared,
+            reader: None,
+            now: clock::wall(),
+            identity: None,
+            peer: None,
+            csrf: String::new(),
+        }
     }
 
     /// Begins another request.
     pub(super) fn begin(&mut self) {
         self.now = clock::wall();
         self.identity = None;
+        self.peer = None;
+        self.csrf.clear();
         if let Some(reader) = &mut self.reader
             && reader.limit(clock::now() + QUERY).is_err()
         {
@@ -73,8 +95,16 @@ impl Context {
 
     /// Has the daemon do something for whoever asks, and returns the objects of its answer.
     pub(super) fn ask(&self, command: Command) -> Result<Vec<String>, Failure> {
-        let by = self.identity.as_ref().map(|identity| identity.name.clone());
-        ask(&self.shared.config.socket, &Request { by, command })
+        self.ask_within(DAEMON, command)
+    }
+
+    /// As [`ask`](Self::ask), of a daemon that may take so long for each piece of its answer.
+    pub(super) fn ask_within(
+        &self,
+        within: Duration,
+        command: Command,
+    ) -> Result<Vec<String>, Failure> {
+        ask(&self.shared.config.socket, &Request { by: self.by(), command }, within)
     }
 
     /// A link below the public base, for `href` and `Location`.
@@ -90,7 +120,7 @@ impl Context {
     }
 }
 
-fn ask(socket: &Path, request: &Request) -> Result<Vec<String>, Failure> {
+fn ask(socket: &Path, request: &Request, within: Duration) -> Result<Vec<String>, Failure> {
     let away = |error: &std::io::Error| {
         log::debug!(target: "web", "the daemon does not answer: {error}");
         Failure::Unavailable("The daemon is not running, or does not answer.".to_owned())
@@ -100,7 +130,7 @@ fn ask(socket: &Path, request: &Request) -> Result<Vec<String>, Failure> {
         control::Error::Asker(error) | control::Error::Daemon(error) => away(&error),
     };
     let mut client = Client::connect(socket).map_err(|error| away(&error))?;
-    client.send(request, Some(DAEMON)).map_err(failure)?;
+    client.send(request, Some(within)).map_err(failure)?;
     let mut objects = Vec::new();
     while let Some(object) = client.next().map_err(failure)? {
         objects.push(object);

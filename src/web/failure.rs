@@ -152,7 +152,10 @@ impl From<control::Failure> for Failure {
             Syntax => Self::Invalid(failure.message),
             NotFound => Self::Missing(failure.message),
             Conflict => Self::Conflict(failure.message),
-            RateLimited => Self::TooMany(failure.message, 60),
+            RateLimited => {
+                let seconds = failure.retry_after().unwrap_or(60);
+                Self::TooMany(failure.message, seconds)
+            }
             Unavailable => Self::Unavailable(failure.message),
             Internal | UnknownCommand => Self::Internal(failure.message),
         }

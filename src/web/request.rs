@@ -127,6 +127,14 @@ impl Query {
 pub(super) struct Form(Vec<(String, String)>);
 
 impl Form {
+    pub(super) fn new(fields: Vec<(String, String)>) -> Self {
+        Self(fields)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
     }

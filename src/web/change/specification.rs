@@ -1,0 +1,216 @@
+//! Specifications that come from forms or as JSON: read, checked, and handed to the daemon.
+//!
+//! The fields of forms are Cuirass's, and more beside them. What a form leaves out that the jobset has, it keeps: a
+//! script written for Cuirass loses no introduction.
+
+mod fields;
+
+use maud::html;
+use serde_json::{Value, json};
+
+use super::keep;
+use crate::db::jobsets;
+use crate::model::jobset::Jobset;
+use crate::model::spec::{JobsetName, Specification};
+use crate::proto::control::Command;
+use crate::spec;
+use crate::web::access::Access;
+use crate::web::context::Context;
+use crate::web::failure::Failure;
+use crate::web::page;
+use crate::web::request::{Form, Request};
+use crate::web::response::Response;
+use crate::web::route::Captures;
+
+/// What is wrong with a field of a form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::web) struct Problem {
+    /// Its name in the form.
+    pub(in crate::web) field: String,
+    /// Which of those of that name, where they repeat.
+    pub(in crate::web) row: Option<usize>,
+    pub(in crate::web) message: String,
+}
+
+impl Problem {
+    fn new(field: &str, message: impl Into<String>) -> Self {
+        Self { field: field.to_owned(), row: None, message: message.into() }
+    }
+}
+
+/// What a form for editing a jobset is filled with: all of its specification but what is secret.
+pub(in crate::web) fn values(specification: &Specification, active: bool) -> Form {
+    fields::write(specification, active)
+}
+
+/// POST `/admin/specification/add`.
+pub(super) fn add(
+    context: &mut Context,
+    request: &Request,
+    _: &Captures,
+) -> Result<Response, Failure> {
+    let form = request.form()?;
+    let name = form.get("name").unwrap_or_default();
+    if let Some(name) = JobsetName::new(name) {
+        context.must(Access::Edit, Some(&name))?;
+        if jobsets::get(context.books()?, &name)?.is_some() {
+            let taken = Problem::new("name", "There is a jobset of that name already.");
+            return Ok(again(context, &form, &[taken]));
+        }
+    }
+    match fields::read(&form, None) {
+        Ok(specification) => put_form(context, &form, &specification, None),
+        Err(problems) => Ok(again(context, &form, &problems)),
+    }
+}
+
+/// POST `/admin/specification/edit`.
+pub(super) fn edit(
+    context: &mut Context,
+    request: &Request,
+    _: &Captures,
+) -> Result<Response, Failure> {
+    let form = request.form()?;
+    let name = form.get("name").unwrap_or_default();
+    let missing = || Failure::missing(format!("There is no jobset {name:?}."));
+    let name = JobsetName::new(name).ok_or_else(missing)?;
+    let jobset = jobsets::get(context.books()?, &name)?.ok_or_else(missing)?;
+    context.must(Access::Edit, Some(&name))?;
+    let old = kept(&jobset)?;
+    match fields::read(&form, Some(&old)) {
+        Ok(specification) => put_form(context, &form, &specification, Some(&jobset)),
+        Err(problems) => Ok(again(context, &form, &problems)),
+    }
+}
+
+/// Has the daemon register it, and watch it or not.
+fn put_form(
+    context: &mut Context,
+    form: &Form,
+    specification: &Specification,
+    old: Option<&Jobset>,
+) -> Result<Response, Failure> {
+    let name = &specification.name;
+    match context.ask(Command::Add(spec::json::print(specification))) {
+        Ok(_) => {}
+        Err(Failure::Invalid(why)) => {
+            return Ok(again(context, form, &[Problem::new("name", why)]));
+        }
+        Err(failure) => return Err(failure),
+    }
+    // What was registered before keeps its state, unless it is told.
+    if let Some(old) = old
+        && old.active != specification.active
+        && form.get("active").is_some()
+    {
+        context.ask(if specification.active {
+            Command::Activate(name.clone())
+        } else {
+            Command::Deactivate(name.clone())
+        })?;
+    }
+    let page = format!("/jobset/{}", crate::web::link::component(name.as_str()));
+    Ok(Response::see_other(context.link(&page)))
+}
+
+/// What is wrong, and what was typed.
+fn again(context: &Context, form: &Form, problems: &[Problem]) -> Response {
+    let title = "This specification is not valid";
+    let content = html! {
+        h1 { (title) }
+        ul {
+            @for problem in problems {
+                li {
+                    strong { (problem.field) }
+                    @if let Some(row) = problem.row { " " (row + 1) }
+                    ": " (problem.message)
+                }
+            }
+        }
+        p { "What was sent stays here; go back to change it." }
+        dl {
+            @for (name, value) in form.iter().filter(|(name, _)| !fields::is_secret(name)) {
+                dt { (name) } dd { (value) }
+            }
+        }
+    };
+    Response::html(422, page::frame(context, title, content))
+}
+
+/// POST `/api/jobsets`: a new one, whole.
+pub(super) fn post(
+    context: &mut Context,
+    request: &Request,
+    _: &Captures,
+) -> Result<Response, Failure> {
+    let specification = read_json(body(request)?, None)?;
+    let name = &specification.name;
+    context.must(Access::Edit, Some(name))?;
+    if jobsets::get(context.books()?, name)?.is_some() {
+        return Err(Failure::Conflict(format!("There is a jobset {name} already.")));
+    }
+    context.ask(Command::Add(spec::json::print(&specification)))?;
+    Ok(Response::json_with(201, &json!({ "jobset": name.as_str() })))
+}
+
+/// PUT `/api/jobsets/NAME`: a new one, or in place of the one there is.
+pub(super) fn put(
+    context: &mut Context,
+    request: &Request,
+    captures: &Captures,
+) -> Result<Response, Failure> {
+    let name = captures.get("name");
+    let invalid = || Failure::Invalid(format!("{name:?} cannot be the name of a jobset."));
+    let name = JobsetName::new(name).ok_or_else(invalid)?;
+    context.must(Access::Edit, Some(&name))?;
+    let mut value = body(request)?;
+    let own = value
+        .as_object_mut()
+        .map(|object| object.entry("name").or_insert_with(|| Value::from(name.as_str())).clone());
+    if own.is_some_and(|own| own != name.as_str()) {
+        let why = format!("name: expected {name}, as in the path; jobsets are not renamed.");
+        return Err(Failure::Invalid(why));
+    }
+    let jobset = jobsets::get(context.books()?, &name)?;
+    let old = jobset.as_ref().map(kept).transpose()?;
+    let specification = read_json(value, old.as_ref())?;
+    context.ask(Command::Add(spec::json::print(&specification)))?;
+    let status = if old.is_some() { 200 } else { 201 };
+    Ok(Response::json_with(status, &json!({ "jobset": name.as_str() })))
+}
+
+fn body(request: &Request) -> Result<Value, Failure> {
+    let value: Value = serde_json::from_slice(&request.body)
+        .map_err(|error| Failure::bad(format!("expected a specification in JSON: {error}")))?;
+    if value.is_object() {
+        Ok(value)
+    } else {
+        Err(Failure::bad("expected a specification in JSON, an object"))
+    }
+}
+
+fn read_json(mut value: Value, old: Option<&Specification>) -> Result<Specification, Failure> {
+    keep::secrets(&mut value, old);
+    one(&value).map_err(|error| Failure::Invalid(error.to_string()))
+}
+
+/// The specification that an object describes.
+fn one(value: &Value) -> Result<Specification, spec::Error> {
+    let all = spec::json::parse(&value.to_string())?;
+    // An object is one.
+    all.into_iter().next().ok_or_else(|| spec::Error {
+        file: None,
+        line: None,
+        jobset: None,
+        field: None,
+        message: "expected a specification".to_owned(),
+    })
+}
+
+/// What stands in the books.
+fn kept(jobset: &Jobset) -> Result<Specification, Failure> {
+    let damaged = |why: String| Failure::Internal(format!("jobset {}: {why}", jobset.name));
+    let all = spec::json::parse(&jobset.specification);
+    let first = all.map_err(|error| damaged(error.to_string()))?.into_iter().next();
+    first.ok_or_else(|| damaged("there is no specification".to_owned()))
+}
