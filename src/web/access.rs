@@ -366,46 +366,4 @@ impl Context {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::proto::control::ROLES;
-    use crate::spec::parameters::LOOPBACK_ROLES;
-
-    #[test]
-    fn roles_are_those_that_tokens_have() {
-        let words: Vec<_> = Role::ALL.iter().map(|(word, _)| *word).collect();
-        assert_eq!(words, ROLES);
-        assert!(LOOPBACK_ROLES.iter().all(|word| Role::from_word(word).is_some()));
-    }
-
-    #[test]
-    fn each_role_may_what_it_is_for() {
-        use Access::{Administer, Edit, Operate, Read, Trigger};
-        for (role, allowed) in [
-            (Role::Trigger, &[Trigger][..]),
-            (Role::Viewer, &[Read]),
-            (Role::Operator, &[Read, Trigger, Operate]),
-            (Role::Editor, &[Read, Trigger, Operate, Edit]),
-            (Role::Admin, &[Read, Trigger, Operate, Edit, Administer]),
-        ] {
-            for access in [Read, Trigger, Operate, Edit, Administer] {
-                assert_eq!(role.may(access), allowed.contains(&access), "{role:?} {access:?}");
-            }
-        }
-        assert_eq!(Role::needed(Access::Edit), Role::Editor);
-        assert_eq!(Role::needed(Access::Trigger), Role::Trigger);
-    }
-
-    #[test]
-    fn a_scope_is_one_jobset() {
-        let name = |text| JobsetName::new(text).unwrap();
-        let scoped =
-            Identity { name: "token x".to_owned(), role: Role::Operator, jobset: Some(name("a")) };
-        assert!(scoped.may(Access::Operate, Some(&name("a"))));
-        assert!(!scoped.may(Access::Operate, Some(&name("b"))));
-        assert!(!scoped.may(Access::Operate, None));
-        assert!(scoped.may(Access::Read, None));
-        let all = Identity { jobset: None, ..scoped };
-        assert!(all.may(Access::Operate, Some(&name("b"))) && all.may(Access::Operate, None));
-    }
-}
+mod tests;
