@@ -218,7 +218,7 @@ complete -c gorget -n '__fish_seen_subcommand_from token' -l state-directory -x 
 complete -c gorget -n '__fish_seen_subcommand_from token' -s h -l help -d 'Print this help.'
 complete -c gorget -n '__fish_seen_subcommand_from token' -s V -l version -d 'Print the version.'
 complete -c gorget -n '__fish_seen_subcommand_from web' -s p -l port -x -d 'Listen on this port.'
-complete -c gorget -n '__fish_seen_subcommand_from web' -l listen -x -d 'Listen on this address.'
+complete -c gorget -n '__fish_seen_subcommand_from web' -l listen -x -d 'Listen on this address; a proxy in front of it is what others should reach.'
 complete -c gorget -n '__fish_seen_subcommand_from web' -s D -l database -r -F -d 'Read the database FILE.'
 complete -c gorget -n '__fish_seen_subcommand_from web' -l state-directory -x -a '(__fish_complete_directories)' -d 'Keep everything below DIR, unless another option says otherwise.'
 complete -c gorget -n '__fish_seen_subcommand_from web' -l socket -r -F -d 'Talk to the daemon on this socket.'

@@ -507,12 +507,15 @@ pub(crate) const COMMANDS: &[Command] = &[
         kind: Kind::Server,
         operands: &[""],
         summary: "Serve the web interface.",
-        details: "",
+        details: "Shows jobsets, evaluations, builds and their logs to people and to programs, and lets those who have a token \
+            change them. It runs in the foreground and logs to standard error.\n\n\
+            The exit status is 0 after an orderly stop, 1 when it could not start or a part of it broke, and 2 on a \
+            usage error.",
         groups: &[Group {
             title: "Options",
             flags: &[
                 Flag::value("port", "PORT", "Listen on this port.").short('p').default("8080"),
-                Flag::value("listen", "HOST", "Listen on this address.").default("127.0.0.1"),
+                Flag::value("listen", "HOST", "Listen on this address; a proxy in front of it is what others should reach.").default("127.0.0.1"),
                 Flag::value("database", "FILE", "Read the database FILE.").short('D'),
                 STATE_DIRECTORY,
                 Flag::value("socket", "FILE", "Talk to the daemon on this socket."),

@@ -66,6 +66,20 @@ pub(super) fn register() -> String {
     page
 }
 
+/// gorget-web(1).
+pub(super) fn web() -> String {
+    let mut page = header("gorget-web", '1', "show and control over HTTP");
+    page.push_str(".SH SYNOPSIS\n.B gorget web\n[\\fIOPTION\\fR]...\n.SH DESCRIPTION\n");
+    if let Some(command) = table::command("web") {
+        paragraphs(&mut page, command.details);
+        page.push_str(".SH OPTIONS\n");
+        let flags = command.groups.iter().chain([&COMMON]).flat_map(|group| group.flags);
+        flags.for_each(|flag| option(&mut page, flag));
+    }
+    page.push_str(include_str!("web-tail.roff"));
+    page
+}
+
 /// gorget-specification(5).
 pub(super) fn specification() -> String {
     let mut page =
@@ -103,8 +117,8 @@ fn section(page: &mut String, command: &Command) {
     }
     page.push_str(".PP\n");
     paragraphs(page, command.summary);
-    if command.name == "register" {
-        page.push_str("See gorget\\-register(1).\n");
+    if let Some(other) = own_page(command) {
+        line(page, format_args!("See {}(1).", escape(other)));
         return;
     }
     if !command.details.is_empty() {
@@ -114,6 +128,15 @@ fn section(page: &mut String, command: &Command) {
     let shared = |title| title == table::CONNECTION.title || title == table::OUTPUT.title;
     for group in command.groups.iter().filter(|group| !shared(group.title)) {
         group.flags.iter().for_each(|flag| option(page, flag));
+    }
+}
+
+/// The page that has the command's options, if that is not gorget(1).
+fn own_page(command: &Command) -> Option<&'static str> {
+    match command.name {
+        "register" => Some("gorget-register"),
+        "web" => Some("gorget-web"),
+        _ => None,
     }
 }
 
@@ -194,11 +217,26 @@ mod tests {
     }
 
     #[test]
+    fn the_web_page_tells_roles_and_parameters() {
+        let page = read(&web());
+        for role in control::ROLES {
+            assert!(page.contains(&format!("\n.B {role}\n")), "{role}");
+        }
+        for key in ["url", "private", "trusted-proxies", "loopback-role", "hook-secrets"] {
+            assert!(page.contains(&format!(".TP\n.B {key}\n")), "{key}");
+        }
+    }
+
+    #[test]
     fn every_command_and_option_is_in_a_page() {
-        let (all, daemon) = (read(&gorget()), read(&register()));
+        let (all, daemon, web) = (read(&gorget()), read(&register()), read(&web()));
         for command in COMMANDS.iter().filter(|command| command.kind != Kind::Hidden) {
             assert!(all.contains(&format!("\n.SS {}\n", command.name)), "{}", command.name);
-            let page = if command.name == "register" { &daemon } else { &all };
+            let page = match own_page(command) {
+                None => &all,
+                Some("gorget-web") => &web,
+                Some(_) => &daemon,
+            };
             for flag in command.flags() {
                 assert!(
                     page.contains(&format!("--{}", flag.name)),
