@@ -15,8 +15,10 @@ fishdir = $(PREFIX)/share/fish/vendor_completions.d
 
 program = target/release/gorget
 demo = $(CURDIR)/target/demo
+# Where the demonstration serves its web interface.
+WEB ?= 127.0.0.1:8080
 # The file that is installed for a page of section 1, 5 or 7.
-pages = man/gorget.1 man/gorget-register.1 man/gorget-specification.5 man/gorget-bridge.7
+pages = man/gorget.1 man/gorget-register.1 man/gorget-web.1 man/gorget-specification.5 man/gorget-bridge.7
 
 .PHONY: all deps run check bench install uninstall clean man deny
 
@@ -52,12 +54,14 @@ run: all
 	  exit 1; }
 	@mkdir -p "$(demo)"
 	@sed 's|@checkout@|$(CURDIR)|' contrib/demo.json >"$(demo)/demo.json"
+	@echo '{ "loopback-role": "operator" }' >"$(demo)/parameters.json"
 	@echo
 	@echo "Gorget watches this checkout ($(CURDIR)) and builds the last commit:"
 	@echo "first its jobs are evaluated (contrib/demo/jobs), then built (contrib/demo/step)."
 	@echo "A new commit is noticed within 30 seconds. All state is in target/demo."
 	@echo
-	@echo "Talk to it from another terminal, in this directory:"
+	@echo "Look at it on http://$(WEB)/ (make run WEB=HOST:PORT for another place); from this machine"
+	@echo "its buttons need no token. Talk to it from another terminal, in this directory:"
 	@echo
 	@echo "  $(program) watch --state-directory target/demo"
 	@echo "  $(program) builds --state-directory target/demo"
@@ -67,7 +71,7 @@ run: all
 	@echo "Interrupt (Ctrl-C) stops it in order; the next 'make run' goes on from there."
 	@echo
 	@GORGET_LOG=$${GORGET_LOG:-info,builder=debug} exec $(program) register --state-directory "$(demo)" --specifications "$(demo)/demo.json" \
-	  --builder process
+	  --builder process --web "$(WEB)" --parameters "$(demo)/parameters.json"
 
 # Tests last: what they say is what people look for.
 check: deps
@@ -98,7 +102,9 @@ install:
 	install -d "$(DESTDIR)$(unitdir)"
 	sed 's|@bindir@|$(bindir)|; s|@sysconfdir@|$(SYSCONFDIR)|' contrib/gorget.service \
 	  >"$(DESTDIR)$(unitdir)/gorget.service"
-	chmod 0644 "$(DESTDIR)$(unitdir)/gorget.service"
+	sed 's|@bindir@|$(bindir)|; s|@sysconfdir@|$(SYSCONFDIR)|' contrib/gorget-web.service \
+	  >"$(DESTDIR)$(unitdir)/gorget-web.service"
+	chmod 0644 "$(DESTDIR)$(unitdir)/gorget.service" "$(DESTDIR)$(unitdir)/gorget-web.service"
 	install -D -m 0644 contrib/gorget.sysusers "$(DESTDIR)$(sysusersdir)/gorget.conf"
 	install -D -m 0644 contrib/gorget.tmpfiles "$(DESTDIR)$(tmpfilesdir)/gorget.conf"
 	install -D -m 0644 contrib/completions/gorget.bash "$(DESTDIR)$(bashdir)/gorget"
@@ -110,6 +116,7 @@ install:
 
 uninstall:
 	rm -f "$(DESTDIR)$(bindir)/gorget" "$(DESTDIR)$(unitdir)/gorget.service" \
+	  "$(DESTDIR)$(unitdir)/gorget-web.service" \
 	  "$(DESTDIR)$(sysusersdir)/gorget.conf" "$(DESTDIR)$(tmpfilesdir)/gorget.conf" \
 	  "$(DESTDIR)$(bashdir)/gorget" "$(DESTDIR)$(zshdir)/_gorget" "$(DESTDIR)$(fishdir)/gorget.fish"
 	for page in $(pages); do \

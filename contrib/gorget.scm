@@ -1,7 +1,8 @@
 ;;; A Shepherd service that runs the daemon as root, and its jobs as the user `gorget-jobs'.
 ;;;
 ;;; Without Guix System: copy this to Shepherd's configuration directory and load it from there.  It needs the group
-;;; `gorget', whose members may use the bridge, and the user `gorget-jobs', who must not be a member.
+;;; `gorget', whose members may use the bridge, and the user `gorget-jobs', who must not be a member; for the web
+;;; interface, which is a service of its own, also the user `gorget-web'.
 
 (use-modules (shepherd service)
              (shepherd support))
@@ -36,4 +37,20 @@
                                    #t)))))
    #:respawn? #t))
 
-(register-services (list gorget))
+;;; It also works while the daemon is away, so that it does not require it.
+(define gorget-web
+  (service
+   '(gorget-web)
+   #:documentation "The web interface of Gorget."
+   #:requirement '()
+   #:start (make-forkexec-constructor
+            '("/usr/local/bin/gorget" "web"
+              "--database=/var/lib/gorget/gorget.db"
+              "--socket=/run/gorget/bridge")
+            #:user "gorget-web"
+            #:group "gorget"
+            #:log-file "/var/log/gorget-web.log")
+   #:stop (make-kill-destructor SIGTERM #:grace-period 30)
+   #:respawn? #t))
+
+(register-services (list gorget gorget-web))
