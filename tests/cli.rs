@@ -49,7 +49,6 @@ fn usage_errors_name_the_option_and_exit_2() {
             &["register", "-D", "host=/var/run/postgresql password=hunter2"],
             "--database: expected a file name",
         ),
-        (&["register", "--web=localhost:8080"], "the option --web is not built in yet"),
         (&["web", "--port=x"], "--port: expected a port, from 0 to 65535, found \"x\""),
         (&["remote-server"], "the command remote-server is not built in yet"),
         (&["remote-worker", "-w", "2"], "the command remote-worker is not built in yet"),
