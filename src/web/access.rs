@@ -142,6 +142,8 @@ pub(super) struct Guests {
     /// Failed logins.
     logins: Mutex<Limiter>,
     dashboards: Mutex<Limiter>,
+    /// Hooks that showed no secret.
+    strangers: Mutex<Limiter>,
     /// When the use of a token was last written down.
     noted: Mutex<HashMap<String, Time>>,
 }
@@ -152,8 +154,19 @@ impl Guests {
             sessions: Mutex::new(Sessions::default()),
             logins: Mutex::new(Limiter::new(LOGINS, LOGINS_WITHIN)),
             dashboards: Mutex::new(Limiter::new(DASHBOARDS, DASHBOARDS_WITHIN)),
+            strangers: Mutex::new(Limiter::new(LOGINS, LOGINS_WITHIN)),
             noted: Mutex::new(HashMap::new()),
         }
+    }
+
+    /// Whether the audit log is to have a line of this address's: those of a flood would push all others out.
+    pub(super) fn is_news(&self, peer: IpAddr) -> bool {
+        let (mut strangers, now) = (lock(&self.strangers), clock::now());
+        let news = strangers.refusal(peer, now).is_none();
+        if news {
+            strangers.count(peer, now);
+        }
+        news
     }
 
     /// Counts a dashboard, or says after how many seconds this address may register another.

@@ -3,6 +3,7 @@
 //! The paths are Cuirass's, where a GET changed things; here it asks whether to.
 
 mod action;
+mod audit;
 mod dashboard;
 mod keep;
 pub(super) mod specification;
@@ -13,6 +14,7 @@ use super::request::Method;
 use super::route::{Answer, Kind, Route};
 
 pub(super) const ROUTES: &[Route] = &[
+    get("/login", Access::Open, Kind::Page, login::ask),
     page("/login", Access::Open, login::login),
     page("/logout", Access::Open, login::logout),
     // Specifications.
@@ -61,8 +63,11 @@ pub(super) const ROUTES: &[Route] = &[
     asks("/admin/resume"),
     page("/admin/resume", Access::Operate, action::act),
     // Dashboards.
-    api(Method::Get, "/api/dashboard/register", Access::Read, dashboard::register),
-    api(Method::Get, "/dashboard/:id", Access::Read, dashboard::open),
+    get("/api/dashboard/register", Access::Read, Kind::Api, dashboard::register),
+    get("/dashboard/:id", Access::Read, Kind::Api, dashboard::open),
+    // What was changed, and refused.
+    get("/admin/audit", Access::Administer, Kind::Page, audit::show),
+    get("/api/audit", Access::Administer, Kind::Api, audit::list),
     // Hooks.
     api(Method::Post, "/jobset/:name/hook/evaluate", Access::Signed, hook::evaluate),
     api(Method::Post, "/hooks/github", Access::Signed, hook::github),
@@ -81,8 +86,12 @@ const fn page(path: &'static str, access: Access, answer: Answer) -> Route {
 
 /// A page that asks whether to do what a POST to the same path does.
 const fn asks(path: &'static str) -> Route {
-    let (method, access) = (Method::Get, Access::Read);
-    Route { method, path, access, kind: Kind::Page, answer: action::ask }
+    get(path, Access::Read, Kind::Page, action::ask)
+}
+
+/// What shows something, to those who may see it.
+const fn get(path: &'static str, access: Access, kind: Kind, answer: Answer) -> Route {
+    Route { method: Method::Get, path, access, kind, answer }
 }
 
 const fn api(method: Method, path: &'static str, access: Access, answer: Answer) -> Route {

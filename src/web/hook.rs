@@ -117,7 +117,9 @@ fn deliver(context: &mut Context, request: &Request, forge: Forge) -> Result<Res
     let good: BTreeSet<&String> =
         all.into_iter().filter(|secret| forge.is_signed(request, secret)).collect();
     if good.is_empty() {
-        context.audit(&format!("hook of {}", forge.word()), "refused: no signature that is known");
+        if context.shared.guests.is_news(request.peer) {
+            context.audit(&format!("hook of {}", forge.word()), "refused: no secret that is known");
+        }
         return Err(Failure::Unknown);
     }
     if request.body.is_empty() {

@@ -128,6 +128,9 @@ fn a_session_begins_with_a_token_and_its_forms_are_its_own() {
     let mut daemon = Daemon::start(&[WEB]);
     let web = Web::of(&daemon);
     let secret = token(&mut daemon, "me", "operator", "");
+    let page = web.get("/login?next=%2Fadmin%2Fpause");
+    assert_eq!(page.status, 200);
+    assert!(page.text().contains(r#"name="next" value="/admin/pause""#), "{}", page.text());
     let failed = web.post("/login", &[], "token=nonsense");
     assert_eq!((failed.status, failed.header("set-cookie")), (403, None));
     let reply = web.post("/login", &[], &format!("token={secret}&next=%2Fadmin%2Fpause"));
@@ -171,6 +174,36 @@ fn a_session_begins_with_a_token_and_its_forms_are_its_own() {
     assert!(has(&audit, "for anybody from 127.0.0.1", "login", "no such token"), "{audit:?}");
     assert!(has(&audit, "for token me from 127.0.0.1", "login", "ok"), "{audit:?}");
     assert!(!format!("{audit:?}{}", daemon.log()).contains(&secret), "the log has the token");
+}
+
+#[test]
+fn the_audit_log_is_for_administrators() {
+    let mut daemon = Daemon::start(&[WEB]);
+    let web = Web::of(&daemon);
+    // As long as a name can be, and none that is cut inside of a letter.
+    let long = "é".repeat(64);
+    let editor = token(&mut daemon, &long, "editor", "");
+    let admin = token(&mut daemon, "root", "admin", "");
+    let get = |token: &str, target: &str| {
+        let (name, value) = bearer(token);
+        web.send("GET", target, &[(name, &value)], b"")
+    };
+    assert_eq!(web.get("/api/audit").status, 401);
+    assert_eq!(get(&editor, "/admin/audit").status, 403);
+    assert_eq!(post(web, "/admin/pause", &editor, &[]).status, 303);
+    let lines: Value = serde_json::from_slice(&get(&admin, "/api/audit?nr=2").body).unwrap();
+    let lines = lines.as_array().unwrap();
+    assert_eq!((lines.len(), &lines[0]["command"]), (2, &json!("pause")));
+    let who = lines[0]["who"].as_str().unwrap();
+    assert!(who.contains("for token éé") && who.ends_with("é from 127.0.0.1"), "{who}");
+    assert_eq!(lines[1]["outcome"], "refused");
+    let older = get(&admin, &format!("/api/audit?before={}", lines[1]["id"])).text();
+    assert!(older.contains("token add root admin") && !older.contains("\"pause\""), "{older}");
+    let page = get(&admin, "/admin/audit").text();
+    assert!(page.contains("<td>pause</td><td>ok</td>"), "{page}");
+    for query in ["?nr=0", "?nr=1001"] {
+        assert_eq!(get(&admin, &format!("/api/audit{query}")).status, 400);
+    }
 }
 
 #[test]

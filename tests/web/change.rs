@@ -302,6 +302,11 @@ fn programs_put_and_delete_jobsets() {
     assert_eq!((reply.status, reply.text().as_str()), (200, r#"{"jobset":"new"}"#));
     let new = kept(&daemon, "new");
     assert_eq!((&new["channels"][0]["url"], &new["priority"]), (&json!(url), &json!(1)));
+    assert_eq!(daemon.ask("jobset new")[0]["active"], json!(false));
+    specification["active"] = json!(true);
+    assert_eq!(put("/api/jobsets/new", &specification.to_string()).status, 200);
+    assert_eq!(daemon.ask("jobset new")[0]["active"], json!(true));
+    specification["active"] = json!(false);
     assert_eq!(put("/api/jobsets/newer", &specification.to_string()).status, 201);
     specification["name"] = json!("old");
     for (target, body, status) in [
@@ -315,7 +320,8 @@ fn programs_put_and_delete_jobsets() {
         assert_eq!(reply.status, status, "{body}: {}", reply.text());
         assert_eq!(reply.header("content-type"), Some("application/json;charset=utf-8"));
     }
-    assert_eq!(kept(&daemon, "new"), new);
+    let after = kept(&daemon, "new");
+    assert_eq!((&after["channels"], &after["priority"]), (&new["channels"], &new["priority"]));
     assert_eq!(me.send("DELETE", "/api/jobsets/new", "").status, 200);
     assert_eq!(me.send("DELETE", "/api/jobsets/new", "").status, 404);
     assert_eq!(daemon.outcome("jobset new"), "error not-found there is no jobset new");

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use maud::html;
+
 use super::session::AGE;
 use super::{hash, lock, of_token};
 use crate::sys::{clock, random};
 use crate::web::context::Context;
 use crate::web::failure::Failure;
+use crate::web::page;
 use crate::web::request::Request;
 use crate::web::response::Response;
 use crate::web::route::Captures;
@@ -16,6 +19,34 @@ pub(super) const COOKIE: &str = "gorget-session";
 
 /// 256 bits: not to be guessed.
 const SECRET: usize = 32;
+
+/// GET `/login`.
+pub(in crate::web) fn ask(
+    context: &mut Context,
+    request: &Request,
+    _: &Captures,
+) -> Result<Response, Failure> {
+    Ok(form(context, 200, request.query.get("next").unwrap_or_default(), None))
+}
+
+/// The form, after a login that failed with why.
+fn form(context: &Context, status: u16, next: &str, failed: Option<&str>) -> Response {
+    let content = html! {
+        h1 { "Log in" }
+        @if let Some(why) = failed { p role="alert" { (why) } }
+        form method="post" action=(context.link("/login")) {
+            @if is_here(next) { input type="hidden" name="next" value=(next); }
+            p {
+                label for="token" { "Token" } " "
+                input id="token" name="token" type="password" autocomplete="current-password" required;
+            }
+            button type="submit" { "Log in" }
+        }
+        p { "Whoever runs this installation makes tokens, with " code { "gorget token add" } "." }
+    };
+    let page = Response::html(status, page::frame(context, "Log in", content));
+    page.with("Cache-Control", "no-store")
+}
 
 /// POST `/login`: the field `token`, and in `next` where to go then.
 pub(in crate::web) fn login(
@@ -29,13 +60,13 @@ pub(in crate::web) fn login(
         let why = "Too many logins have failed from your address; wait a little.";
         return Err(Failure::TooMany(why.to_owned(), seconds));
     }
-    let form = request.form()?;
-    let token = hash(form.get("token").unwrap_or_default().trim());
+    let sent = request.form()?;
+    let token = hash(sent.get("token").unwrap_or_default().trim());
     let Some(identity) = of_token(context, &token)? else {
         lock(&shared.guests.logins).count(request.peer, clock::now());
         context.audit("login", "no such token, or it has expired");
         let why = "There is no such token, or it has expired.";
-        return Err(Failure::Forbidden(why.to_owned()));
+        return Ok(form(context, 403, sent.get("next").unwrap_or_default(), Some(why)));
     };
     let no_random =
         |error: std::io::Error| Failure::Internal(format!("cannot read /dev/urandom: {error}"));
@@ -50,9 +81,11 @@ pub(in crate::web) fn login(
     }
     context.identity = Some(identity);
     context.audit("login", "ok");
-    let next = form.get("next").filter(|next| is_here(next)).unwrap_or("/");
+    let next = sent.get("next").filter(|next| is_here(next)).unwrap_or("/");
     let cookie = set_cookie(context, request, &cookie, AGE.as_secs());
-    Ok(Response::see_other(context.link(next)).with("Set-Cookie", cookie))
+    Ok(Response::see_other(context.link(next))
+        .with("Set-Cookie", cookie)
+        .with("Cache-Control", "no-store"))
 }
 
 /// POST `/logout`. Whoever has the cookie of a session may end it.

@@ -360,7 +360,8 @@ pub(super) fn ask(
             }
         }
     };
-    Ok(Response::html(200, page::frame(context, &question.title, content)))
+    let page = Response::html(200, page::frame(context, &question.title, content));
+    Ok(page.with("Cache-Control", "no-store"))
 }
 
 /// The field that shows that a form is of this session.

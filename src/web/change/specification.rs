@@ -98,19 +98,25 @@ fn put_form(
         }
         Err(failure) => return Err(failure),
     }
-    // What was registered before keeps its state, unless it is told.
-    if let Some(old) = old
-        && old.active != specification.active
-        && form.get("active").is_some()
-    {
-        context.ask(if specification.active {
-            Command::Activate(name.clone())
-        } else {
-            Command::Deactivate(name.clone())
-        })?;
+    if form.get("active").is_some() {
+        set_active(context, specification, old)?;
     }
     let page = format!("/jobset/{}", crate::web::link::component(name.as_str()));
     Ok(Response::see_other(context.link(&page)))
+}
+
+/// What was registered before keeps its state when it is registered again: it is told apart.
+fn set_active(
+    context: &Context,
+    specification: &Specification,
+    old: Option<&Jobset>,
+) -> Result<(), Failure> {
+    let Specification { name, active, .. } = specification;
+    if old.is_none_or(|old| old.active == *active) {
+        return Ok(());
+    }
+    let command = if *active { Command::Activate } else { Command::Deactivate };
+    context.ask(command(name.clone())).map(|_| ())
 }
 
 /// What is wrong, and what was typed.
@@ -173,8 +179,12 @@ pub(super) fn put(
     }
     let jobset = jobsets::get(context.books()?, &name)?;
     let old = jobset.as_ref().map(kept).transpose()?;
+    let told = value.get("active").is_some_and(Value::is_boolean);
     let specification = read_json(value, old.as_ref())?;
     context.ask(Command::Add(spec::json::print(&specification)))?;
+    if told {
+        set_active(context, &specification, jobset.as_ref())?;
+    }
     let status = if old.is_some() { 200 } else { 201 };
     Ok(Response::json_with(status, &json!({ "jobset": name.as_str() })))
 }
