@@ -40,6 +40,13 @@ in
       description = "Further specification files: those with secrets, for example, which must not get into the store.";
     };
 
+    web = lib.mkOption {
+      type = lib.types.nullOr lib.types.str;
+      default = null;
+      example = "127.0.0.1:8080";
+      description = "HOST:PORT where the daemon serves the web interface; put a proxy with HTTPS in front of it.";
+    };
+
     evaluatorPackages = lib.mkOption {
       type = lib.types.listOf lib.types.package;
       default = [ pkgs.nix-eval-jobs ];
@@ -88,7 +95,8 @@ in
           "--job-user=gorget-jobs"
           "--socket-group=gorget"
           "--specifications=/etc/gorget/specifications.json"
-        ] ++ map (file: "--specifications=${file}") cfg.specificationFiles ++ cfg.extraOptions);
+        ] ++ map (file: "--specifications=${file}") cfg.specificationFiles
+        ++ lib.optional (cfg.web != null) "--web=${cfg.web}" ++ cfg.extraOptions);
         ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
         Group = "gorget";
         UMask = "0027";

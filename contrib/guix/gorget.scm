@@ -107,6 +107,8 @@ and reads the specifications of Cuirass.")
                     (default '()))
   (parameters       gorget-configuration-parameters        ;file name or #f
                     (default #f))
+  (web              gorget-configuration-web               ;"HOST:PORT" or #f, see gorget-web(1)
+                    (default #f))
   (interval         gorget-configuration-interval          ;seconds
                     (default 300))
   (ttl              gorget-configuration-ttl               ;seconds
@@ -138,8 +140,8 @@ and reads the specifications of Cuirass.")
 
 (define (gorget-shepherd-service config)
   (match-record config <gorget-configuration>
-    (gorget specifications specification-files parameters interval ttl build-expiry max-evaluations
-            max-builds fallback? log-file extra-options)
+    (gorget specifications specification-files parameters web interval ttl build-expiry
+            max-evaluations max-builds fallback? log-file extra-options)
     (let* ((file (scheme-file "gorget-specifications.scm" specifications))
            (seconds (lambda (option value)
                       (if value
@@ -154,6 +156,9 @@ and reads the specifications of Cuirass.")
                             (seconds "--max-builds" max-builds)
                             (if parameters
                                 (list (string-append "--parameters=" parameters))
+                                '())
+                            (if web
+                                (list (string-append "--web=" web))
                                 '())
                             (if fallback? '("--fallback") '())
                             extra-options)))
