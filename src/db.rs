@@ -20,6 +20,7 @@ pub(crate) mod records;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod wanted;
+pub(crate) mod web;
 pub(crate) mod writer;
 
 pub(crate) use error::Error;

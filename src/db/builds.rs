@@ -26,6 +26,7 @@ pub(crate) use run::{end, recover, start};
 pub(super) use change::{adopt, hand_over, slot};
 #[cfg(test)]
 pub(super) use list::query;
+pub(super) use list::{COLUMNS, read};
 pub(super) use run::insert_products;
 
 use crate::model::build::BuildId;

@@ -197,10 +197,10 @@ pub(crate) fn list(
 }
 
 /// The columns that `read` takes.
-const COLUMNS: &str = "id, jobset, status, timestamp, checkouttime, evaltime, error, total, succeeded, failed, \
+pub(super) const COLUMNS: &str = "id, jobset, status, timestamp, checkouttime, evaltime, error, total, succeeded, failed, \
      pending, aborted, canceled";
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Evaluation> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Evaluation> {
     Ok(Evaluation {
         id: row.get(0)?,
         jobset: row.get(1)?,
@@ -221,7 +221,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Evaluation> {
     })
 }
 
-fn with_checkouts(conn: &Connection, evaluation: Evaluation) -> Result<Evaluation, Error> {
+pub(super) fn with_checkouts(conn: &Connection, evaluation: Evaluation) -> Result<Evaluation, Error> {
     Ok(Evaluation { checkouts: checkouts(conn, evaluation.id)?, ..evaluation })
 }
 

@@ -15,8 +15,11 @@ use rusqlite::{Connection, FileControl, MAIN_DB, OpenFlags};
 use super::Error;
 
 /// All migrations, oldest first: entry N leads from version N to N + 1. Append only.
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/001-initial.sql"), include_str!("migrations/002-promises.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/001-initial.sql"),
+    include_str!("migrations/002-promises.sql"),
+    include_str!("migrations/003-web.sql"),
+];
 
 /// How long SQLite itself waits for a lock before a request counts as failed. Short, because the writer
 /// retries on its own terms, and must look at its inbox meanwhile.

@@ -15,10 +15,10 @@ use crate::model::spec::JobsetName;
 use crate::model::status::{BuildStatus, EvaluationStatus};
 
 /// The columns that `read` takes, of `builds b`.
-const COLUMNS: &str = "b.id, b.jobset, b.evaluation, b.job, b.system, b.derivation, b.nix_name, b.status, b.weather, \
+pub(in crate::db) const COLUMNS: &str = "b.id, b.jobset, b.evaluation, b.job, b.system, b.derivation, b.nix_name, b.status, b.weather, \
      b.priority, b.worker, b.attempts, b.timestamp, b.starttime, b.stoptime, b.log, b.error";
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Build> {
+pub(in crate::db) fn read(row: &Row<'_>) -> rusqlite::Result<Build> {
     Ok(Build {
         id: row.get(0)?,
         jobset: row.get(1)?,
