@@ -1,6 +1,7 @@
 //! The web interface, as clients of it see it.
 
 mod access;
+mod api;
 mod basics;
 mod change;
 mod hooks;

@@ -221,7 +221,10 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Evaluation> {
     })
 }
 
-pub(super) fn with_checkouts(conn: &Connection, evaluation: Evaluation) -> Result<Evaluation, Error> {
+pub(super) fn with_checkouts(
+    conn: &Connection,
+    evaluation: Evaluation,
+) -> Result<Evaluation, Error> {
     Ok(Evaluation { checkouts: checkouts(conn, evaluation.id)?, ..evaluation })
 }
 

@@ -1,5 +1,70 @@
 //! The HTTP API: shapes that Cuirass's clients know, and some more.
+//!
+//! Invariant: keys come in the order that is documented, what is absent is `false`, a time that is not yet is 0.
 
-use super::route::Route;
+mod builds;
+mod channels;
+mod evaluations;
+mod jobsets;
+mod view;
 
-pub(super) const ROUTES: &[Route] = &[];
+use super::access::Access;
+use super::failure::Failure;
+use super::request::{Method, Request};
+use super::response::Response;
+use super::route::{Answer, Kind, Route};
+
+/// A route that reads.
+const fn get(path: &'static str, answer: Answer) -> Route {
+    Route { method: Method::Get, path, access: Access::Read, kind: Kind::Api, answer }
+}
+
+/// One that reads text.
+const fn text(path: &'static str, answer: Answer) -> Route {
+    Route { kind: Kind::Text, ..get(path, answer) }
+}
+
+pub(super) const ROUTES: &[Route] = &[
+    get("/build/:id", builds::one),
+    get("/output/:name", builds::output),
+    get("/jobsets/*", jobsets::list),
+    get("/specifications/*", jobsets::list),
+    get("/api/evaluation", evaluations::one),
+    get("/api/evaluations", evaluations::list),
+    get("/api/jobs", evaluations::jobs),
+    get("/api/jobs/history", evaluations::history),
+    get("/api/latestbuilds", builds::latest),
+    get("/api/queue", builds::queue),
+    text("/eval/latest/channels.scm", channels::latest),
+    text("/eval/:id/channels.scm", channels::of_evaluation),
+];
+
+/// The most objects in an answer: what Guix asks for.
+const MOST: usize = 1000;
+
+const UNDEFINED: &str = "Parameter not defined";
+
+/// How many objects are wanted: `nr`, which must be there.
+fn wanted(request: &Request, most: usize, missing: &str) -> Result<usize, Failure> {
+    match request.query.number("nr").map(usize::try_from) {
+        Some(Ok(number)) if number > most => Err(Failure::bad("Maximum limit exceeded")),
+        Some(Ok(number)) if number > 0 => Ok(number),
+        Some(_) => Err(Failure::bad("nr must be at least 1")),
+        None => Err(Failure::bad(missing)),
+    }
+}
+
+/// Adds where the list goes on: the same request with `key` set to `value`.
+fn going_on(response: Response, request: &Request, key: &str, value: &str) -> Response {
+    let path: Vec<String> = request.path.iter().map(|part| super::link::component(part)).collect();
+    let mut target = format!("/{}?", path.join("/"));
+    for (known, old) in request.query.iter().filter(|(known, _)| *known != key) {
+        target.push_str(&format!(
+            "{}={}&",
+            super::link::component(known),
+            super::link::component(old)
+        ));
+    }
+    target.push_str(&format!("{}={}", super::link::component(key), super::link::component(value)));
+    response.with("Link", format!("<{target}>; rel=\"next\""))
+}

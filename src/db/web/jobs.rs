@@ -1,6 +1,6 @@
 //! Jobs of evaluations, and what became of one job over time.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use crate::db::evaluations::WITHDRAWN;
 use crate::db::{Error, convert};
@@ -70,18 +70,6 @@ pub(crate) fn succeeded(
     )?;
     let rows = statement.query_map(params![jobset, convert::limit(limit)], |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// A registered dashboard: its jobset and the names of its jobs.
-pub(crate) fn dashboard(
-    conn: &Connection,
-    id: &str,
-) -> Result<Option<(JobsetName, Vec<String>)>, Error> {
-    let found: Option<(JobsetName, String)> = conn
-        .prepare_cached("SELECT jobset, jobs FROM dashboards WHERE id = ?1")?
-        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    Ok(found.map(|(jobset, jobs)| (jobset, jobs.split(',').map(str::to_owned).collect())))
 }
 
 #[cfg(test)]

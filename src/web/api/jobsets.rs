@@ -1,0 +1,142 @@
+//! Jobsets' specifications, without their secrets.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::view::OrFalse;
+use crate::db::jobsets;
+use crate::model::spec::{
+    Evaluator, GuixSubset, Notification, Reference, Specification, printable_url,
+};
+use crate::spec::json::parse;
+use crate::web::context::Context;
+use crate::web::failure::Failure;
+use crate::web::request::Request;
+use crate::web::response::Response;
+use crate::web::route::Captures;
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct SpecificationView<'a> {
+    name: &'a str,
+    build: Value,
+    channels: Vec<ChannelView<'a>>,
+    build_outputs: Vec<BuildOutputView<'a>>,
+    notifications: Vec<Value>,
+    period: u64,
+    priority: u8,
+    systems: &'a [String],
+    active: bool,
+}
+
+#[derive(Serialize)]
+struct ChannelView<'a> {
+    name: &'a str,
+    url: String,
+    branch: OrFalse<&'a str>,
+    commit: OrFalse<&'a str>,
+}
+
+#[derive(Serialize)]
+struct BuildOutputView<'a> {
+    job: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    output: &'a str,
+    path: &'a str,
+}
+
+/// Active ones in the order of names; all with `active=all`.
+pub(super) fn list(
+    context: &mut Context,
+    request: &Request,
+    _: &Captures,
+) -> Result<Response, Failure> {
+    let all = request.query.get("active") == Some("all");
+    let mut views = Vec::new();
+    for jobset in jobsets::list(context.books()?)? {
+        if !(jobset.active || all) {
+            continue;
+        }
+        let parsed = parse(&jobset.specification)
+            .map_err(|error| Failure::Internal(format!("jobset {}: {error}", jobset.name)))?;
+        for specification in &parsed {
+            views.push(json!(view(specification, jobset.active)));
+        }
+    }
+    Ok(Response::json(&views))
+}
+
+fn view(specification: &Specification, active: bool) -> SpecificationView<'_> {
+    SpecificationView {
+        name: specification.name.as_str(),
+        build: build(&specification.evaluator),
+        channels: specification
+            .channels
+            .iter()
+            .map(|channel| {
+                let (branch, commit) = match &channel.reference {
+                    Reference::Branch(name) => (Some(name.as_str()), None),
+                    Reference::Commit(id) => (None, Some(id.as_str())),
+                    Reference::Head | Reference::Tag(_) => (None, None),
+                };
+                ChannelView {
+                    name: &channel.name,
+                    url: printable_url(&channel.url),
+                    branch: OrFalse(branch),
+                    commit: OrFalse(commit),
+                }
+            })
+            .collect(),
+        build_outputs: specification
+            .build_outputs
+            .iter()
+            .map(|output| BuildOutputView {
+                job: &output.job,
+                kind: &output.kind,
+                output: &output.output,
+                path: &output.path,
+            })
+            .collect(),
+        notifications: specification.notifications.iter().map(notification).collect(),
+        period: specification.period.as_secs(),
+        priority: specification.priority,
+        systems: &specification.systems,
+        active,
+    }
+}
+
+/// In Cuirass's words, which has only some of ours.
+fn build(evaluator: &Evaluator) -> Value {
+    let subset = match evaluator {
+        Evaluator::Guix(subset) => subset,
+        Evaluator::Command(_) | Evaluator::Nix(_) => return json!("custom"),
+    };
+    match subset {
+        GuixSubset::All => json!("all"),
+        GuixSubset::Core => json!("core"),
+        GuixSubset::Guix => json!("guix"),
+        GuixSubset::Hello => json!("hello"),
+        GuixSubset::Images => json!("images"),
+        GuixSubset::SystemTests => json!("system-tests"),
+        GuixSubset::Tarball => json!("tarball"),
+        GuixSubset::Packages(names) => json!({ "packages": names }),
+        GuixSubset::Channels(names) => json!({ "channels": names }),
+        GuixSubset::Manifests(names) => json!({ "manifests": names }),
+        GuixSubset::Custom(_) => json!("custom"),
+    }
+}
+
+/// Anybody may read this: no user info of servers, and of webhooks no more than that there is one.
+fn notification(notification: &Notification) -> Value {
+    match notification {
+        Notification::Email { from, to, server } => json!({
+            "type": "email",
+            "from": OrFalse(from.as_deref()),
+            "to": to,
+            "server": printable_url(server),
+        }),
+        Notification::Mastodon => json!({ "type": "mastodon" }),
+        Notification::Webhook { .. } => json!({ "type": "webhook" }),
+    }
+}
