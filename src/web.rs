@@ -15,6 +15,7 @@ mod change;
 mod context;
 mod failure;
 mod file;
+mod gate;
 mod hook;
 mod link;
 mod live;
@@ -24,7 +25,7 @@ mod response;
 mod route;
 mod serve;
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -77,14 +78,48 @@ impl std::error::Error for Error {
 
 /// Starts the threads of the web interface in this process.
 pub(crate) fn spawn(threads: &Spawner, config: Config) -> Result<(), Error> {
-    let listener = TcpListener::bind(&config.listen)
-        .map_err(|error| Error::Listen(config.listen.clone(), error))?;
-    let place =
-        listener.local_addr().map_err(|error| Error::Listen(config.listen.clone(), error))?;
+    let listeners =
+        listen(&config.listen).map_err(|error| Error::Listen(config.listen.clone(), error))?;
+    let places: Vec<_> =
+        listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let shared = Arc::new(Shared::new(config));
-    serve::spawn(threads, listener, &shared).map_err(|error| Error::Thread("web", error))?;
-    log::info!(target: "web", "listening on http://{place}/");
+    let limits = descriptors::limit().map(gate::Limits::of);
+    limits
+        .and_then(|limits| gate::spawn(threads, listeners, &shared, limits))
+        .map_err(|error| Error::Thread("the gate", error))?;
+    for place in places {
+        log::info!(target: "web", "listening on http://{place}/");
+    }
     Ok(())
+}
+
+/// Listens on every address of a host, `localhost` has two; where the port is to be any, on the same one.
+fn listen(place: &str) -> io::Result<Vec<TcpListener>> {
+    let (mut listeners, mut port) = (Vec::new(), None);
+    let mut absent = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for mut address in place.to_socket_addrs()? {
+        if let (0, Some(port)) = (address.port(), port) {
+            address.set_port(port);
+        }
+        match TcpListener::bind(address) {
+            Ok(listener) => {
+                port = listener.local_addr().map(|address: SocketAddr| address.port()).ok();
+                listeners.push(listener);
+            }
+            // A resolver may know addresses of a family that this machine does not speak.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)
+                ) =>
+            {
+                log::debug!(target: "web", "cannot listen on {address}: {error}");
+                absent = error;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if listeners.is_empty() { Err(absent) } else { Ok(listeners) }
 }
 
 /// For threads to end after a stop: as with the daemon, whose promise is less than ten seconds.

@@ -3,5 +3,6 @@
 mod access;
 mod api;
 mod basics;
+mod bounds;
 mod change;
 mod hooks;

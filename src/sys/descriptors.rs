@@ -17,6 +17,11 @@ pub(crate) fn raise() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
+/// How many this process may have now.
+pub(crate) fn limit() -> io::Result<u64> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
+}
+
 /// What children are to have; `None` when nothing was raised.
 pub(super) fn usual() -> Option<u64> {
     USUAL.get().copied()

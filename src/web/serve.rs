@@ -1,63 +1,146 @@
-//! tiny_http in front of the routes: a pool of workers, each of which answers one request at a time.
+//! tiny_http behind the gate and in front of the routes: a pool of workers, each of which answers one request at a time.
 //!
-//! A worker `web/N` blocks on tiny_http's queue and is woken by `Server::unblock`, once per worker, when the process
-//! is to stop.
+//! Invariant: no worker waits for a client. It writes itself only what the gate takes in whole; all that is longer, or
+//! takes its time, is written by a thread of its own, of which there is a bounded number.
+//!
+//! A worker `web/N` blocks on tiny_http's queue and is woken by `Server::unblock`, once per worker, when its server is
+//! given up.
 
-use std::io::{self, Cursor, Read};
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+mod finish;
+mod stream;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::access;
 use super::context::{Context, Shared};
 use super::failure::Failure;
+use super::gate::{Directory, PEER, SECURE};
 use super::request::{Method, Query, Request, components};
-use super::response::{Body, Response};
+use super::response::Response;
 use super::route::{self, Found, Kind};
 use crate::actor::{Gone, Spawner, panic_message};
+use crate::sys::clock;
+pub(super) use stream::{Streams, http_date};
 
 /// Requests answered at once: queries take milliseconds, so that more would only wait for the processors.
 const WORKERS: usize = 8;
 
-pub(super) fn spawn(
-    threads: &Spawner,
-    listener: TcpListener,
-    shared: &Arc<Shared>,
-) -> io::Result<()> {
-    let server = tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?;
-    let server = Arc::new(server);
-    for n in 0..WORKERS {
-        let (server, shared) = (Arc::clone(&server), Arc::clone(shared));
-        threads.essential(&format!("web/{n}"), move |stop| -> Result<(), Gone> {
-            let mut context = Context::new(shared);
-            loop {
-                match server.recv() {
-                    Ok(request) => serve(&mut context, request),
-                    // Unblocked.
-                    Err(_) if stop.try_recv() != Err(crossbeam_channel::TryRecvError::Empty) => {
-                        return Ok(());
-                    }
-                    Err(_) => {}
-                }
-            }
-        })?;
-    }
-    threads.child(
-        "web/stop",
-        move |stop| -> Result<(), Gone> {
-            // Nothing is ever sent: this is the stop.
-            let _ = stop.recv();
-            for _ in 0..WORKERS {
-                server.unblock();
-            }
-            Ok(())
-        },
-        |_| {},
-    )
+/// Of a target in the log.
+const SHOWN: usize = 200;
+
+/// A tiny_http server on a private socket, and its workers. When the last of it is dropped, its workers end, and the
+/// socket is removed.
+pub(super) struct Server {
+    held: Arc<Held>,
+    socket: PathBuf,
 }
 
-fn serve(context: &mut Context, mut incoming: tiny_http::Request) {
-    let request = match read(&mut incoming) {
+/// Held by every worker, and given up in this order.
+struct Held {
+    server: tiny_http::Server,
+    _directory: Arc<Directory>,
+}
+
+impl Server {
+    /// Starts it on a new socket; `number` tells it from those before it.
+    pub(super) fn start(
+        threads: &Spawner,
+        shared: &Arc<Shared>,
+        streams: &Streams,
+        directory: &Arc<Directory>,
+        number: usize,
+    ) -> io::Result<Self> {
+        let socket = directory.socket(number);
+        let listener = UnixListener::bind(&socket)?;
+        let server = tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?;
+        let held = Arc::new(Held { server, _directory: Arc::clone(directory) });
+        let server = Self { held, socket };
+        for n in 0..WORKERS {
+            let n = number * WORKERS + n;
+            let (held, streams) = (Arc::clone(&server.held), streams.clone());
+            let mut context = Context::new(Arc::clone(shared));
+            let mut names = Names::new(shared, n);
+            threads.child(
+                &format!("web/{n}"),
+                move |_| -> Result<(), Gone> {
+                    loop {
+                        match held.server.recv() {
+                            Ok(request) => {
+                                let serve = || serve(&mut context, &streams, &mut names, request);
+                                // tiny_http answers a request that is dropped with 500.
+                                if let Err(panic) = catch_unwind(AssertUnwindSafe(serve)) {
+                                    let why = panic_message(&*panic);
+                                    log::error!(target: "web", "an answer panicked: {why}");
+                                }
+                            }
+                            Err(error) if is_unblocked(&error) => return Ok(()),
+                            // It accepts no more; the gate will notice.
+                            Err(error) => log::warn!(target: "web", "cannot accept: {error}"),
+                        }
+                    }
+                },
+                |report| log::debug!(target: "web", "{} ended: {:?}", report.name, report.ended),
+            )?;
+        }
+        Ok(server)
+    }
+
+    /// Where it listens.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        for _ in 0..WORKERS {
+            self.held.server.unblock();
+        }
+    }
+}
+
+/// tiny_http tells the two apart by nothing else: what `accept` fails with has a number of the system's.
+fn is_unblocked(error: &io::Error) -> bool {
+    error.raw_os_error().is_none()
+}
+
+/// Names requests, so that a log line, a page and whoever asks for help mean the same one.
+struct Names {
+    prefix: String,
+    next: u64,
+}
+
+impl Names {
+    fn new(shared: &Shared, worker: usize) -> Self {
+        Self { prefix: format!("{:x}-{worker}", shared.started.0), next: 0 }
+    }
+
+    fn next(&mut self) -> String {
+        self.next += 1;
+        format!("{}-{}", self.prefix, self.next)
+    }
+}
+
+fn serve(
+    context: &mut Context,
+    streams: &Streams,
+    names: &mut Names,
+    mut incoming: tiny_http::Request,
+) {
+    let began = clock::now();
+    if incoming.url() == "*" {
+        // The gate asks whether a new connection is there.
+        if let Err(error) = stream::nothing(&mut *incoming.into_writer()) {
+            log::debug!(target: "web", "a connection broke off: {error}");
+        }
+        return;
+    }
+    let request = match read(&mut incoming, names.next()) {
         Ok(request) => request,
         Err(error) => {
             log::debug!(target: "web", "a request broke off: {error}");
@@ -65,12 +148,23 @@ fn serve(context: &mut Context, mut incoming: tiny_http::Request) {
         }
     };
     let response = answer(context, &request);
-    if let Err(error) = send(incoming, response) {
-        log::debug!(target: "web", "request {}: {error}", request.id);
-    }
+    let response = finish::finish(context, &request, response);
+    let (status, body) = (response.status, format!("{:?}", response.body));
+    let result = streams.send(incoming.into_writer(), &request, response);
+    log::debug!(
+        target: "web",
+        "{} {} {}: {status}, {body} in {:.1} ms, for {}{}",
+        request.id,
+        request.method.word(),
+        request.target.get(..SHOWN).unwrap_or(&request.target),
+        began.elapsed().as_secs_f64() * 1000.0,
+        request.peer,
+        result.err().map_or_else(String::new, |error| format!(": {error}")),
+    );
 }
 
-fn read(incoming: &mut tiny_http::Request) -> io::Result<Request> {
+/// What the gate let through: the head was checked, the body is whole.
+fn read(incoming: &mut tiny_http::Request, id: String) -> io::Result<Request> {
     let mut body = Vec::new();
     incoming.as_reader().read_to_end(&mut body)?;
     let target = incoming.url().to_owned();
@@ -83,18 +177,27 @@ fn read(incoming: &mut tiny_http::Request) -> io::Result<Request> {
         tiny_http::Method::Delete => Method::Delete,
         _ => Method::Other,
     };
-    let headers = incoming.headers().iter();
-    let headers =
-        headers.map(|h| (h.field.as_str().as_str().to_owned(), h.value.as_str().to_owned()));
+    let (mut peer, mut secure) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), false);
+    let mut headers = Vec::with_capacity(incoming.headers().len());
+    for header in incoming.headers() {
+        let (name, value) = (header.field.as_str().as_str(), header.value.as_str());
+        if name.eq_ignore_ascii_case(PEER) {
+            peer = value.parse().map_err(io::Error::other)?;
+        } else if name.eq_ignore_ascii_case(SECURE) {
+            secure = true;
+        } else {
+            headers.push((name.to_owned(), value.to_owned()));
+        }
+    }
     Ok(Request {
         method,
         path: components(path),
         query: Query::parse(query),
-        headers: headers.collect(),
+        headers,
         body,
-        peer: incoming.remote_addr().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |a| a.ip()),
-        secure: false,
-        id: String::new(),
+        peer,
+        secure,
+        id,
         target,
     })
 }
@@ -123,21 +226,4 @@ fn answer(context: &mut Context, request: &Request) -> Response {
         }
     };
     result.unwrap_or_else(|failure| failure.response(context, request, kind))
-}
-
-fn send(incoming: tiny_http::Request, response: Response) -> io::Result<()> {
-    let Response { status, headers, body } = response;
-    let headers = headers
-        .iter()
-        .filter_map(|(name, value)| tiny_http::Header::from_bytes(*name, value.as_bytes()).ok())
-        .collect();
-    let (body, length): (Box<dyn Read>, _) = match body {
-        Body::Bytes(bytes) => {
-            let length = bytes.len();
-            (Box::new(Cursor::new(bytes)), Some(length))
-        }
-        Body::File { .. } | Body::Stream(_) => (Box::new(io::empty()), Some(0)),
-    };
-    let response = tiny_http::Response::new(status.into(), headers, body, length, None);
-    incoming.respond(response)
 }

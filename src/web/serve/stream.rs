@@ -1,0 +1,325 @@
+//! Writes answers to where the gate takes them from: short ones at once, the others on threads of their own.
+//!
+//! What a thread `stream/N` writes is chunked on its way to the gate, whatever the client gets of it, so that the end of
+//! an answer that broke off is told from a whole one. It is woken by the gate, which closes its end when the client is
+//! gone or the process is to stop.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::finish::has_body;
+use crate::actor::{Spawner, Stop};
+use crate::model::time::Time;
+use crate::sys::clock;
+use crate::web::gate::{LENGTH, TAKEN};
+use crate::web::request::Request;
+use crate::web::response::{Body, Response, Sink};
+
+/// Bodies in memory that threads write, all together: what many slow readers of large answers may hold.
+const HELD: usize = 64 * 1024 * 1024;
+
+/// Pieces of files, and chunks of streams that nobody flushes.
+const PIECE: usize = 32 * 1024;
+
+/// An end that no chunk can have: the gate then ends the connection.
+const BROKEN: &[u8] = b"broken\r\n";
+
+type Writer = Box<dyn Write + Send>;
+
+/// Threads for answers that take their time, a number of them; cloned to every worker.
+#[derive(Clone)]
+pub(in crate::web) struct Streams {
+    threads: Spawner,
+    free: Receiver<usize>,
+    back: Sender<usize>,
+    held: Arc<AtomicUsize>,
+}
+
+impl Streams {
+    /// At most `limit` at once.
+    pub(in crate::web) fn new(threads: Spawner, limit: usize) -> Self {
+        let (back, free) = bounded(limit);
+        for number in 0..limit {
+            // There is room for each.
+            let _ = back.try_send(number);
+        }
+        Self { threads, free, back, held: Arc::default() }
+    }
+
+    /// Writes an answer, or has it written.
+    pub(super) fn send(
+        &self,
+        mut writer: Writer,
+        request: &Request,
+        response: Response,
+    ) -> io::Result<()> {
+        let body = has_body(request.method, response.status);
+        let mut head = head(&response);
+        match response.body {
+            Body::Bytes(bytes) if !body => {
+                // The length is that of the answer to GET.
+                if response.status != 304 && response.status != 204 {
+                    length(&mut head, bytes.len());
+                }
+                whole(&mut *writer, head, b"")
+            }
+            Body::Bytes(bytes) if bytes.len() <= TAKEN => {
+                length(&mut head, bytes.len());
+                whole(&mut *writer, head, &bytes)
+            }
+            Body::Bytes(bytes) => {
+                let Some(held) = Held::take(&self.held, bytes.len()) else { return busy(writer) };
+                let announced = Some(bytes.len() as u64);
+                self.start(writer, head, announced, move |out| {
+                    let _held = held;
+                    out.write_all(&bytes)
+                })
+            }
+            Body::File { length: size, .. } if !body => {
+                head.extend_from_slice(format!("Content-Length: {size}\r\n").as_bytes());
+                whole(&mut *writer, head, b"")
+            }
+            Body::File { file, from, length } => {
+                self.start(writer, head, Some(length), move |out| copy(&file, from, length, out))
+            }
+            Body::Stream(_) if !body => whole(&mut *writer, head, b""),
+            Body::Stream(write) => self.start(writer, head, None, write),
+        }
+    }
+
+    /// Starts a thread that writes a body of `announced` bytes, if that is known.
+    fn start(
+        &self,
+        writer: Writer,
+        mut head: Vec<u8>,
+        announced: Option<u64>,
+        write: impl FnOnce(&mut dyn Sink) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let Ok(number) = self.free.try_recv() else { return busy(writer) };
+        if let Some(announced) = announced {
+            head.extend_from_slice(format!("{LENGTH}: {announced}\r\n").as_bytes());
+        }
+        head.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+        let back = self.back.clone();
+        let body = move |stop| -> io::Result<()> {
+            let mut out = Out { writer, chunk: Vec::new(), stop };
+            out.writer.write_all(&head)?;
+            match write(&mut out) {
+                Ok(()) => out.end(),
+                Err(error) => {
+                    log::debug!(target: "web", "an answer broke off: {error}");
+                    out.writer.write_all(BROKEN)?;
+                    out.writer.flush()
+                }
+            }
+        };
+        self.threads.small(&format!("stream/{number}"), body, move |_| {
+            // There is room for each.
+            let _ = back.try_send(number);
+        })
+        // A thread that cannot be started drops the request, which tiny_http answers with 500.
+    }
+}
+
+/// A share of [`HELD`].
+struct Held(Arc<AtomicUsize>, usize);
+
+impl Held {
+    fn take(all: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let more = |held: usize| held.checked_add(bytes).filter(|held| *held <= HELD);
+        let taken = all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.ok().map(|_| Self(Arc::clone(all), bytes))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+/// The status line and headers, without those that tell where the body ends.
+fn head(response: &Response) -> Vec<u8> {
+    let mut head = Vec::with_capacity(1024);
+    let reason = tiny_http::StatusCode(response.status);
+    let reason = reason.default_reason_phrase();
+    head.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", response.status).as_bytes());
+    header(&mut head, "Date", &http_date(clock::wall()));
+    for (name, value) in &response.headers {
+        header(&mut head, name, value);
+    }
+    head
+}
+
+/// Appends a header; what no header may hold, a name from a repository with a line break say, becomes a blank.
+fn header(head: &mut Vec<u8>, name: &str, value: &str) {
+    head.extend_from_slice(name.as_bytes());
+    head.extend_from_slice(b": ");
+    head.extend(value.bytes().map(|byte| if byte.is_ascii_control() { b' ' } else { byte }));
+    head.extend_from_slice(b"\r\n");
+}
+
+fn length(head: &mut Vec<u8>, length: usize) {
+    head.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
+}
+
+fn whole(writer: &mut dyn Write, mut head: Vec<u8>, body: &[u8]) -> io::Result<()> {
+    head.extend_from_slice(b"\r\n");
+    head.extend_from_slice(body);
+    writer.write_all(&head)?;
+    writer.flush()
+}
+
+/// An answer that says nothing.
+pub(super) fn nothing(writer: &mut dyn Write) -> io::Result<()> {
+    whole(writer, b"HTTP/1.1 204 No Content\r\n".to_vec(), b"")
+}
+
+/// What is said when too many take their time.
+fn busy(mut writer: Writer) -> io::Result<()> {
+    let text = "Too many long answers are being read; try again soon.\n";
+    let response =
+        Response::text(503, text).with("Retry-After", "10").with("Cache-Control", "no-store");
+    let mut head = head(&response);
+    length(&mut head, text.len());
+    whole(&mut *writer, head, text.as_bytes())
+}
+
+fn copy(file: &File, from: u64, length: u64, out: &mut dyn Sink) -> io::Result<()> {
+    let (mut at, end) = (from, from.saturating_add(length));
+    let mut piece = vec![0; PIECE];
+    while at < end {
+        let wanted = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+        let read = file.read_at(&mut piece[..wanted], at)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        out.write_all(&piece[..read])?;
+        at += read as u64;
+    }
+    Ok(())
+}
+
+/// The sink of a stream: chunks towards the gate.
+struct Out {
+    writer: Writer,
+    chunk: Vec<u8>,
+    stop: Stop,
+}
+
+impl Out {
+    fn emit(&mut self) -> io::Result<()> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        self.writer.write_all(format!("{:x}\r\n", self.chunk.len()).as_bytes())?;
+        self.chunk.extend_from_slice(b"\r\n");
+        self.writer.write_all(&self.chunk)?;
+        self.chunk.clear();
+        Ok(())
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.emit()?;
+        self.writer.write_all(b"0\r\n\r\n")?;
+        self.writer.flush()
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(PIECE - self.chunk.len());
+        self.chunk.extend_from_slice(&bytes[..taken]);
+        if self.chunk.len() == PIECE {
+            self.emit()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.emit()?;
+        self.writer.flush()
+    }
+}
+
+impl Sink for Out {
+    fn stop(&self) -> &Stop {
+        &self.stop
+    }
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`.
+pub(in crate::web) fn http_date(time: Time) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    // To the year 9999, the last with four digits.
+    let seconds = u64::try_from(time.0).unwrap_or(0).min(253_402_300_799);
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let weekday = DAYS[(days % 7) as usize];
+    let (mut year, mut day) = (1970, days);
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    while day >= 365 + u64::from(leap(year)) {
+        day -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let mut month = 0;
+    let length = |month: usize| match month {
+        1 => 28 + u64::from(leap(year)),
+        3 | 5 | 8 | 10 => 30,
+        _ => 31,
+    };
+    while day >= length(month) {
+        day -= length(month);
+        month += 1;
+    }
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!(
+        "{weekday}, {:02} {} {year} {hour:02}:{minute:02}:{:02} GMT",
+        day + 1,
+        MONTHS[month],
+        second % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_http() {
+        for (time, date) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (951_782_399, "Mon, 28 Feb 2000 23:59:59 GMT"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (1_735_689_599, "Tue, 31 Dec 2024 23:59:59 GMT"),
+            (-5, "Thu, 01 Jan 1970 00:00:00 GMT"),
+        ] {
+            assert_eq!(http_date(Time(time)), date);
+        }
+    }
+
+    #[test]
+    fn headers_hold_no_line_breaks() {
+        let mut head = Vec::new();
+        header(&mut head, "Location", "/a\r\nSet-Cookie: b=c");
+        assert_eq!(head, b"Location: /a  Set-Cookie: b=c\r\n");
+    }
+
+    #[test]
+    fn what_is_held_is_given_back() {
+        let all = Arc::default();
+        let half = Held::take(&all, HELD / 2).unwrap();
+        assert!(Held::take(&all, HELD).is_none());
+        drop(half);
+        assert!(Held::take(&all, HELD).is_some());
+    }
+}
