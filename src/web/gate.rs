@@ -75,6 +75,9 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Handled between two looks at the clock.
 const EVENTS: usize = 256;
 
+/// Heard before one of them is hung up on.
+const HEARD: usize = 16;
+
 /// Accepted at once, before others get their turn.
 const ACCEPTED: usize = 64;
 
@@ -144,6 +147,8 @@ struct Gate {
     bodies: usize,
     /// Until then nothing is accepted, as there are no descriptors.
     paused: Option<Instant>,
+    /// When it was last told that there were none.
+    told: Option<Instant>,
     /// Until then no connection to tiny_http is tried, as one failed.
     retry: Option<Instant>,
     /// When the grace ends.
@@ -182,6 +187,7 @@ impl Gate {
             places: Places::new(limits.connections),
             bodies: 0,
             paused: None,
+            told: None,
             retry: None,
             stopping: None,
             now: clock::now(),
@@ -275,35 +281,43 @@ impl Gate {
     }
 
     fn accept(&mut self, number: usize) {
+        if self.paused.is_some() {
+            return;
+        }
         for _ in 0..ACCEPTED {
             let Some(listener) = self.listeners.get(number) else { return };
             match listener.accept() {
                 Ok((stream, address)) => self.admit(stream, address.ip().to_canonical()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if is_exhausted(&error) => return self.pause(&error),
+                Err(error) if is_exhausted(&error) => {
+                    self.tell(&error);
+                    // Whoever has asked nothing yet gives way; otherwise the newcomer waits in the kernel's queue.
+                    if !self.evict(None) && !self.shed() {
+                        return self.pause();
+                    }
+                }
                 // Whoever it was has gone.
                 Err(error) => log::debug!(target: "web", "cannot accept: {error}"),
             }
         }
     }
 
-    /// Makes room, and accepts nothing for a moment: whoever waits in the kernel's queue keeps the place there.
-    fn pause(&mut self, error: &io::Error) {
-        if self.paused.is_some() {
-            return;
-        }
-        log::warn!(target: "web", "cannot accept: {error}; idle connections give way");
-        for _ in 0..ACCEPTED {
-            if !self.evict(None) {
-                break;
-            }
-        }
+    /// Accepts nothing for a moment.
+    fn pause(&mut self) {
         for listener in &self.listeners {
             if let Err(error) = self.epoll.delete(listener) {
                 log::debug!(target: "web", "cannot pause: {error}");
             }
         }
         self.paused = Some(self.now + PAUSE);
+    }
+
+    /// Says that descriptors are missing, once in a while.
+    fn tell(&mut self, error: &io::Error) {
+        if self.told.is_none_or(|told| told + LOOK <= self.now) {
+            self.told = Some(self.now);
+            log::warn!(target: "web", "{error}: connections that have asked nothing give way");
+        }
     }
 
     fn admit(&mut self, stream: TcpStream, address: IpAddr) {
@@ -335,19 +349,33 @@ impl Gate {
             return;
         }
         self.looks.push(Reverse((self.now + LOOK, key)));
+        // Under load, what it asks is there already.
+        self.advance(key);
     }
 
     /// Hangs up on the one that has asked nothing for longest; whether there was one.
     fn evict(&mut self, group: Option<IpAddr>) -> bool {
-        let eligible = self.clients.iter().filter(|(_, client)| {
-            client.is_dispensable() && (group.is_none() || client.group == group)
-        });
-        let Some(oldest) = eligible.min_by_key(|(_, client)| client.since).map(|(key, _)| key)
-        else {
-            return false;
-        };
-        self.drop_client(oldest);
-        true
+        // Some may have asked a moment ago, and not been heard yet.
+        for _ in 0..HEARD {
+            let eligible = self.clients.iter().filter(|(_, client)| {
+                client.is_dispensable() && (group.is_none() || client.group == group)
+            });
+            let oldest = eligible.min_by_key(|(_, client)| client.since).map(|(key, _)| key);
+            let Some(oldest) = oldest else { return false };
+            if let Some(client) = self.clients.get_mut(oldest) {
+                client.readable = true;
+            }
+            self.advance(oldest);
+            match self.clients.get(oldest) {
+                Some(client) if client.is_dispensable() => {
+                    self.drop_client(oldest);
+                    return true;
+                }
+                Some(_) => {}
+                None => return true,
+            }
+        }
+        false
     }
 
     /// Does what is due by the clock.

@@ -161,8 +161,7 @@ impl Client {
             group,
             state: State::Head(0),
             output: Output::default(),
-            // What came with the connection is announced when it is first waited for.
-            readable: false,
+            readable: true,
             ended: false,
             since: now,
             moved: now,

@@ -23,7 +23,7 @@ const NAME: &str = "web-";
 const MAX_PATH: usize = 100;
 
 /// What one more connection takes: our end, tiny_http's, and the copies that it makes of that.
-const SPARE: usize = 4;
+pub(super) const SPARE: usize = 4;
 
 /// The server in use, and how to make another one.
 pub(super) struct Private {

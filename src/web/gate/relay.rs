@@ -11,6 +11,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use super::answer::{Answer, Broken};
 use super::client::{Client, Order, Output, State, Step};
 use super::head::{MAX_HEAD, Refusal};
+use super::private::SPARE;
 use super::slab::Key;
 use super::{BODIES, EDGES, Gate, KIND, PAUSE, ROOM, UPSTREAM, is_exhausted};
 use crate::web::serve::Server;
@@ -67,16 +68,35 @@ impl Gate {
         if self.opening.is_some() || self.retry.is_some() {
             return;
         }
-        match self.connect() {
+        let mut result = self.connect();
+        if let Err(error) = &result
+            && is_exhausted(error)
+        {
+            self.tell(error);
+            // A connection kept for later is worth nobody's.
+            if !self.waiting.is_empty()
+                && self.idle.is_empty()
+                && (0..SPARE).all(|_| self.evict(None))
+            {
+                result = self.connect();
+            }
+        }
+        match result {
             Ok(key) => self.opening = Some(key),
             Err(error) => {
                 log::debug!(target: "web", "cannot connect to the server: {error}");
-                if is_exhausted(&error) {
-                    self.evict(None);
-                }
                 self.retry = Some(self.now + PAUSE);
             }
         }
+    }
+
+    /// Closes a connection that is not needed now, unless it is the last; whether there was one.
+    pub(super) fn shed(&mut self) -> bool {
+        if self.upstreams.len() < 2 {
+            return false;
+        }
+        let spare = self.idle.pop();
+        spare.is_some_and(|key| self.upstreams.remove(key).is_some())
     }
 
     pub(super) fn on_client(&mut self, key: Key, flags: EpollFlags) {
