@@ -47,7 +47,16 @@ impl Captures {
 
 /// Every route, those with fixed components before those with variable ones in their place.
 pub(super) fn all() -> impl Iterator<Item = &'static Route> {
-    [api::ROUTES, change::ROUTES, live::ROUTES, file::ROUTES, page::ROUTES].into_iter().flatten()
+    let all = [
+        api::ROUTES,
+        change::ROUTES,
+        live::ROUTES,
+        file::ROUTES,
+        page::ROUTES,
+        #[cfg(test)]
+        super::serve::tests::ROUTES,
+    ];
+    all.into_iter().flatten()
 }
 
 /// What a request's method and path lead to.

@@ -227,3 +227,6 @@ fn answer(context: &mut Context, request: &Request) -> Response {
     };
     result.unwrap_or_else(|failure| failure.response(context, request, kind))
 }
+
+#[cfg(test)]
+pub(super) mod tests;

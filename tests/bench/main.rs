@@ -21,6 +21,7 @@ mod nix;
 #[path = "../support/nix.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod nix_daemon;
+mod web;
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -36,7 +37,7 @@ const MANY: usize = 100_000;
 
 fn main() {
     let only = std::env::var("ONLY").unwrap_or_default();
-    let all: [(&str, fn()); 10] = [
+    let all: [(&str, fn()); 11] = [
         ("registration", registration_and_recovery),
         ("trigger", trigger_to_first_build),
         ("builds", builds_of_true),
@@ -47,6 +48,7 @@ fn main() {
         ("nix-evaluation", nix::evaluation),
         ("nix-cancel", nix::cancel),
         ("guix-builds", guix::builds),
+        ("web", web::requests),
     ];
     for (_, run) in all.iter().filter(|(name, _)| name.contains(&only)) {
         run();

@@ -83,12 +83,13 @@ impl Answer {
                 }
                 Source::Chunked(chunks, announced) => {
                     let mut data = Vec::with_capacity(bytes.len());
-                    let taken = chunks.feed(bytes, &mut data).map_err(|_| Broken)?;
-                    bytes = &bytes[taken..];
+                    let taken = chunks.feed(bytes, &mut data);
                     if let Some(announced) = announced {
                         *announced = announced.checked_sub(data.len() as u64).ok_or(Broken)?;
                     }
+                    // What came before it broke off may be of use.
                     coding.push(&data, out);
+                    bytes = &bytes[taken.map_err(|_| Broken)?..];
                     if chunks.is_done() {
                         if announced.is_some_and(|left| left > 0) {
                             return Err(Broken);

@@ -335,7 +335,10 @@ impl Gate {
     fn lose(&mut self, key: Key, upstream: Key, has_begun: bool) {
         self.upstreams.remove(upstream);
         if has_begun {
-            // The client sees that it is not whole by this alone.
+            // What came is sent as far as it goes; that it is not whole is seen by the end alone.
+            if let Some(client) = self.clients.get_mut(key) {
+                let _ = client.flush(self.now);
+            }
             return self.drop_client(key);
         }
         self.ahead -= 1;

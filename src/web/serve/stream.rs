@@ -113,6 +113,7 @@ impl Streams {
                 Ok(()) => out.end(),
                 Err(error) => {
                     log::debug!(target: "web", "an answer broke off: {error}");
+                    out.emit()?;
                     out.writer.write_all(BROKEN)?;
                     out.writer.flush()
                 }
