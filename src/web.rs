@@ -49,6 +49,10 @@ pub(crate) struct Config {
     pub(crate) database: PathBuf,
     /// The daemon's bridge.
     pub(crate) socket: PathBuf,
+    /// Holds the logs of evaluations; builds tell where theirs are.
+    pub(crate) log_directory: PathBuf,
+    /// What builds left for people is in here, or in a store.
+    pub(crate) products_directory: PathBuf,
     pub(crate) parameters: Parameters,
 }
 

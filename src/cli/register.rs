@@ -152,6 +152,8 @@ impl Options {
             listen,
             database: places.database.clone(),
             socket: places.socket.clone(),
+            log_directory: places.log.clone(),
+            products_directory: places.state.join("products"),
             parameters: said.clone(),
         });
         let specifications = self.specifications.into_iter().map(|file| absolute(Some(file)));

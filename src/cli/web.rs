@@ -68,6 +68,8 @@ pub(super) fn run(options: Options) -> ExitCode {
         listen: format!("{host}:{}", options.port.unwrap_or(PORT)),
         database: places.database,
         socket: places.socket,
+        log_directory: places.log,
+        products_directory: places.state.join("products"),
         parameters,
     })
 }
