@@ -93,6 +93,11 @@ impl Client {
         (&*self.stream).write_all(line.as_bytes()).map_err(Error::Daemon)
     }
 
+    /// What another thread may shut down, to wake one that waits in `next`.
+    pub(crate) fn stream(&self) -> Arc<UnixStream> {
+        Arc::clone(&self.stream)
+    }
+
     /// Until when `next` waits.
     pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.lines.get_mut().set_deadline(deadline);

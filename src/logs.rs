@@ -179,6 +179,11 @@ impl Tail {
         }
     }
 
+    /// Whether the file has lost its name: its writer has begun another, or it has been removed.
+    pub(crate) fn is_replaced(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() == 0)
+    }
+
     /// Watches the very file that is open, whatever has its name by now.
     fn watch(&self) -> Watch {
         let path = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));

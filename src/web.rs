@@ -19,6 +19,7 @@ mod gate;
 mod hook;
 mod link;
 mod live;
+mod log_view;
 mod page;
 mod request;
 mod response;
@@ -86,7 +87,8 @@ pub(crate) fn spawn(threads: &Spawner, config: Config) -> Result<(), Error> {
         listen(&config.listen).map_err(|error| Error::Listen(config.listen.clone(), error))?;
     let places: Vec<_> =
         listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-    let shared = Arc::new(Shared::new(config));
+    let live = live::spawn(threads, &config).map_err(|error| Error::Thread("web/events", error))?;
+    let shared = Arc::new(Shared::new(config, live));
     let limits = descriptors::limit().map(gate::Limits::of);
     limits
         .and_then(|limits| gate::spawn(threads, listeners, &shared, limits))

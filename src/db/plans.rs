@@ -24,6 +24,7 @@ const SOURCES: &[&str] = &[
     include_str!("promises.rs"),
     include_str!("records.rs"),
     include_str!("wanted.rs"),
+    include_str!("web/downloads.rs"),
 ];
 
 /// Tables that hold few rows, whatever happens.

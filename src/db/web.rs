@@ -1,7 +1,8 @@
 //! What the web interface reads.
 //!
-//! Invariant: every query finds what it shows by an index, and reads a bounded number of rows.
+//! Invariant: every query finds what it shows by an index.
 
 pub(crate) mod builds;
+pub(crate) mod downloads;
 pub(crate) mod evaluations;
 pub(crate) mod jobs;

@@ -9,6 +9,7 @@ use super::Config;
 use super::access::{Guests, Identity};
 use super::failure::Failure;
 use super::hook::Deliveries;
+use super::live;
 use crate::control::{self, Client};
 use crate::db::Reader;
 use crate::model::time::Time;
@@ -28,15 +29,18 @@ pub(super) struct Shared {
     pub(super) started: Time,
     pub(super) guests: Guests,
     pub(super) deliveries: Deliveries,
+    /// Where events are heard.
+    pub(super) live: live::Handle,
 }
 
 impl Shared {
-    pub(super) fn new(config: Config) -> Self {
+    pub(super) fn new(config: Config, live: live::Handle) -> Self {
         Self {
             config,
             started: clock::wall(),
             guests: Guests::new(),
             deliveries: Deliveries::default(),
+            live,
         }
     }
 }
