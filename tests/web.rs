@@ -6,3 +6,5 @@ mod basics;
 mod bounds;
 mod change;
 mod hooks;
+mod files;
+mod live;

@@ -245,7 +245,7 @@ mod tests {
             ("user\u{202e}txt", "user\u{fffd}txt"),
             ("windows\r", "windows"),
             ("10%\r50%\r100%", "100%"),
-            ("\x1b[<b>m", "b&gt;m"),
+            ("\x1b[<b>m", "&gt;m"),
         ] {
             assert_eq!(shown(line), expected, "{line:?}");
         }

@@ -89,7 +89,9 @@ impl Reply {
         let headers = lines.map(|line| line.split_once(": ").unwrap());
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let mut reply = Self { status, headers, body: bytes[end + 4..].to_vec() };
-        if reply.header("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+        // The answer to HEAD has the coding, and no body.
+        let empty = reply.body.is_empty();
+        if !empty && reply.header("transfer-encoding").is_some_and(|coding| coding == "chunked") {
             reply.body = dechunk(&reply.body);
         }
         reply

@@ -163,7 +163,7 @@ mod tests {
         );
         assert_eq!(
             told("é \"x\"\r\n"),
-            "attachment; filename=\"____x___\"; filename*=UTF-8''%C3%A9%20%22x%22%0D%0A"
+            "attachment; filename=\"___x___\"; filename*=UTF-8''%C3%A9%20%22x%22%0D%0A"
         );
     }
 }
