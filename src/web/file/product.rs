@@ -92,7 +92,7 @@ fn open(path: &Path, products: &Path) -> io::Result<Found> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     let products = fs::canonicalize(products);
-    let stores = STORES.iter().map(|store| fs::canonicalize(store));
+    let stores = STORES.iter().map(fs::canonicalize);
     let places = stores.chain([products]).filter_map(Result::ok);
     // The places themselves are no products.
     let inside = places.into_iter().any(|place| path.starts_with(&place) && path != place);
