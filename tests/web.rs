@@ -5,6 +5,6 @@ mod api;
 mod basics;
 mod bounds;
 mod change;
-mod hooks;
 mod files;
+mod hooks;
 mod live;

@@ -14,6 +14,7 @@ use crate::spec::parameters::Parameters;
 use crate::web::Config;
 use crate::web::access::Access;
 use crate::web::gate::{self, Limits};
+use crate::web::live;
 use crate::web::response::Body;
 use crate::web::route::{Answer, Captures, Route};
 
@@ -76,12 +77,16 @@ fn start() -> Site {
         listen: String::new(),
         database: directory.path().join("none.db"),
         socket: directory.path().join("bridge"),
+        log_directory: directory.path().join("log"),
+        products_directory: directory.path().join("products"),
         parameters: Parameters::default(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let limits = Limits { connections: 64, streams: STREAMS };
-    gate::spawn(&spawner, vec![listener], &Arc::new(Shared::new(config)), limits).unwrap();
+    let live = live::spawn(&spawner, &config).unwrap();
+    let shared = Arc::new(Shared::new(config, live));
+    gate::spawn(&spawner, vec![listener], &shared, limits).unwrap();
     Site { threads, address, directory }
 }
 
