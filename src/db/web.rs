@@ -6,3 +6,4 @@ pub(crate) mod builds;
 pub(crate) mod downloads;
 pub(crate) mod evaluations;
 pub(crate) mod jobs;
+pub(crate) mod pages;

@@ -1,30 +1,179 @@
 //! Pages for people, rendered here, usable without script.
+//!
+//! What is told from data is told twice where it matters: a state by icon and word, a moment by how long ago and when.
+
+mod asset;
+mod build;
+mod chart;
+mod evaluation;
+mod forge;
+mod home;
+mod job;
+mod jobset;
+mod list;
+mod log;
+mod part;
 
 use maud::{DOCTYPE, Markup, html};
 
+use super::access::Access;
 use super::context::Context;
-use super::request::Request;
+use super::link::component;
+use super::request::{Method, Request};
 use super::response::Response;
-use super::route::Route;
+use super::route::{Answer, Kind, Route};
 
-pub(super) const ROUTES: &[Route] = &[];
+pub(super) const ROUTES: &[Route] = &[
+    with("/assets/:name", Access::Open, asset::get),
+    page("/", home::home),
+    page("/jobset/:name", jobset::jobset),
+    page("/jobset/:name/job/:job", job::job),
+    page("/eval/latest", evaluation::latest),
+    page("/eval/:id", evaluation::evaluation),
+    page("/eval/:id/log", log::evaluation),
+    page("/build/:id/details", build::build),
+    page("/build/:id/log", log::build),
+];
 
-/// A page within the frame that all have: `title` without the installation's name.
-pub(super) fn frame(context: &Context, title: &str, content: Markup) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (title) " – Gorget" }
-            }
-            body {
-                header { a href=(context.link("/")) { "Gorget" } }
-                main id="content" { (content) }
+const fn page(path: &'static str, answer: Answer) -> Route {
+    with(path, Access::Read, answer)
+}
+
+const fn with(path: &'static str, access: Access, answer: Answer) -> Route {
+    Route { method: Method::Get, path, access, kind: Kind::Page, answer }
+}
+
+/// What a page has besides its content.
+struct Frame<'a> {
+    /// Without the installation's name.
+    title: &'a str,
+    /// Where it is: names and links of what it is part of, outermost first, home left out.
+    crumbs: Vec<(String, String)>,
+    /// Events of which the page wants to hear, as the query of `/api/events`.
+    events: Option<String>,
+    /// What the search field holds.
+    query: &'a str,
+    /// Whether the content takes the whole width.
+    wide: bool,
+}
+
+impl<'a> Frame<'a> {
+    fn new(title: &'a str) -> Self {
+        Self { title, crumbs: Vec::new(), events: None, query: "", wide: false }
+    }
+
+    fn below(mut self, name: impl Into<String>, link: String) -> Self {
+        self.crumbs.push((name.into(), link));
+        self
+    }
+
+    fn hearing(mut self, query: impl Into<String>) -> Self {
+        self.events = Some(query.into());
+        self
+    }
+
+    fn show(&self, context: &Context, content: &Markup) -> Markup {
+        html! {
+            (DOCTYPE)
+            html lang="en" data-base=(context.prefix()) {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    title { (self.title) " – " (installation(context)) }
+                    link rel="stylesheet" href=(asset::link(context, "style"));
+                    link rel="icon" type="image/svg+xml" href=(asset::link(context, "icon"));
+                    script src=(asset::link(context, "script")) defer {}
+                }
+                body {
+                    a class="skip" href="#content" { "Skip to the content" }
+                    (self.top(context))
+                    main id="content" tabindex="-1" class=[self.wide.then_some("wide")]
+                        data-events=[self.events.as_deref()] {
+                        @if !self.crumbs.is_empty() {
+                            nav aria-label="Breadcrumbs" {
+                                ol class="crumbs" {
+                                    li { a href=(context.link("/")) { "Home" } }
+                                    @for (name, link) in &self.crumbs {
+                                        li { a href=(link) { (name) } }
+                                    }
+                                    li aria-current="page" { (self.title) }
+                                }
+                            }
+                        }
+                        (content)
+                    }
+                    footer {
+                        div class="bar" {
+                            span { "Gorget " (env!("CARGO_PKG_VERSION")) }
+                            span { "Times are UTC." }
+                            span { "Free software: GPL 3 or later, no warranty." }
+                        }
+                    }
+                }
             }
         }
     }
+
+    fn top(&self, context: &Context) -> Markup {
+        html! {
+            header class="top" {
+                div class="bar" {
+                    a class="brand" href=(context.link("/")) {
+                        svg viewBox="0 0 24 24" class="i run" aria-hidden="true" {
+                            path d="M4 5c0 8 3 14 8 14s8-6 8-14M7.5 4.5C8 10 9.5 13 12 13s4-3 4.5-8.5" {}
+                        }
+                        (installation(context))
+                    }
+                    nav aria-label="Main" {
+                        a href=(context.link("/status")) { "Running" }
+                        a href=(context.link("/queue")) { "Queue" }
+                        a href=(context.link("/workers")) { "Workers" }
+                        a href=(context.link("/metrics")) { "Metrics" }
+                        @if context.may(Access::Administer, None) {
+                            a href=(context.link("/audit")) { "Audit" }
+                        }
+                    }
+                    form role="search" action=(context.link("/search")) method="get" {
+                        label class="hidden" for="query" { "Search builds" }
+                        input type="search" id="query" name="query" value=(self.query)
+                            placeholder="Search builds" autocomplete="off";
+                        button type="submit" { "Search" }
+                    }
+                    (who(context))
+                }
+            }
+        }
+    }
+}
+
+/// Who is logged in, and out again; a link to log in where nobody is.
+fn who(context: &Context) -> Markup {
+    html! {
+        @if context.csrf().is_empty() {
+            @if context.identity.is_none() { a href=(context.link("/login")) { "Log in" } }
+        } @else {
+            form class="who" method="post" action=(context.link("/logout")) {
+                (part::csrf(context))
+                @if let Some(identity) = &context.identity { span class="dim" { (identity.name) } }
+                button type="submit" { "Log out" }
+            }
+        }
+    }
+}
+
+/// What tells this installation from others: the host of its public address.
+fn installation(context: &Context) -> String {
+    let url = context.shared.config.parameters.url.as_deref().unwrap_or_default();
+    let host = url.split_once("://").and_then(|(_, rest)| rest.split('/').next());
+    match host.filter(|host| !host.is_empty()) {
+        Some(host) => format!("Gorget at {}", host.rsplit('@').next().unwrap_or(host)),
+        None => "Gorget".to_owned(),
+    }
+}
+
+/// A page within the frame that all have: `title` without the installation's name.
+pub(super) fn frame(context: &Context, title: &str, content: Markup) -> Markup {
+    Frame::new(title).show(context, &content)
 }
 
 /// An error, as people read it.
@@ -34,7 +183,28 @@ pub(super) fn failure(
     status: u16,
     message: &str,
 ) -> Response {
-    let _ = request;
-    let content = html! { h1 { "Error " (status) } p { (message) } };
-    Response::html(status, frame(context, "Error", content))
+    let title = match status {
+        400 | 422 => "That is not valid",
+        401 => "Please log in",
+        403 => "Not allowed",
+        404 => "Not found",
+        409 => "Not possible now",
+        429 => "Too many requests",
+        503 => "Not available now",
+        _ => "Error",
+    };
+    let content = html! {
+        h1 { (title) }
+        p { (message) }
+        @if status == 401 {
+            p {
+                a class="button" href=(context.link(&format!("/login?next={}", component(&request.target)))) {
+                    "Log in"
+                }
+            }
+        }
+        p class="dim small" { "Status " (status) @if !request.id.is_empty() { ", request " (request.id) } "." }
+        p { a href=(context.link("/")) { "All jobsets" } }
+    };
+    Response::html(status, frame(context, title, content))
 }

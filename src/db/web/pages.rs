@@ -1,0 +1,807 @@
+//! What pages show: builds of evaluations by the page, what happened to a job, who needs whom.
+//!
+//! Lists go on from a key, never from a number of rows passed over, so that the last page costs what the first does.
+
+use std::collections::BTreeMap;
+
+use rusqlite::types::ToSql;
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+
+use crate::db::{Error, convert, evaluations};
+use crate::model::build::{BuildId, Product};
+use crate::model::evaluation::{Checkout, Counts, Evaluation, EvaluationId};
+use crate::model::spec::JobsetName;
+use crate::model::status::{BuildStatus, EvaluationStatus, Weather};
+use crate::model::time::Time;
+
+/// A build as lists show it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Listed {
+    pub(crate) id: BuildId,
+    pub(crate) jobset: JobsetName,
+    pub(crate) evaluation: EvaluationId,
+    pub(crate) job: String,
+    pub(crate) system: String,
+    pub(crate) nix_name: String,
+    pub(crate) status: BuildStatus,
+    pub(crate) weather: Weather,
+    pub(crate) priority: i64,
+    pub(crate) worker: Option<String>,
+    pub(crate) timestamp: Time,
+    pub(crate) starttime: Option<Time>,
+    pub(crate) stoptime: Option<Time>,
+    pub(crate) log: Option<String>,
+    pub(crate) error: Option<String>,
+}
+
+/// The columns that `listed` takes, after job and system.
+const LISTED: &str = "b.id, b.jobset, b.evaluation, b.nix_name, b.status, b.weather, b.priority, b.worker, \
+     b.timestamp, b.starttime, b.stoptime, b.log, b.error";
+
+fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
+    Ok(Listed {
+        job: row.get(0)?,
+        system: row.get(1)?,
+        id: row.get(2)?,
+        jobset: row.get(3)?,
+        evaluation: row.get(4)?,
+        nix_name: row.get(5)?,
+        status: row.get(6)?,
+        weather: row.get(7)?,
+        priority: row.get(8)?,
+        worker: row.get(9)?,
+        timestamp: row.get(10)?,
+        starttime: row.get(11)?,
+        stoptime: row.get(12)?,
+        log: row.get(13)?,
+        error: row.get(14)?,
+    })
+}
+
+/// Where a page of a list begins, in the order of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place<K> {
+    First,
+    After(K),
+    Before(K),
+    Last,
+}
+
+/// A page of a list, and whether there is more on either side.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Page<T> {
+    pub(crate) rows: Vec<T>,
+    pub(crate) more_before: bool,
+    pub(crate) more_after: bool,
+}
+
+impl<K> Place<K> {
+    fn key(&self) -> Option<&K> {
+        match self {
+            Self::After(key) | Self::Before(key) => Some(key),
+            Self::First | Self::Last => None,
+        }
+    }
+
+    /// Whether rows are read from the end of the list.
+    fn is_backward(&self) -> bool {
+        matches!(self, Self::Before(_) | Self::Last)
+    }
+
+    /// Makes a page of rows that were read with one more than it holds.
+    fn page<T>(&self, mut rows: Vec<T>, limit: usize) -> Page<T> {
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let (more_before, more_after) = match self {
+            Self::First => (false, more),
+            // There is at least what the key belongs to.
+            Self::After(_) => (true, more),
+            Self::Before(_) => (more, true),
+            Self::Last => (more, false),
+        };
+        if self.is_backward() {
+            rows.reverse();
+        }
+        Page { rows, more_before, more_after }
+    }
+}
+
+/// An evaluation without its checkouts.
+const EVALUATION: &str = "id, jobset, status, timestamp, checkouttime, evaltime, error, total, succeeded, failed, \
+     pending, aborted, canceled";
+
+fn evaluation(row: &Row<'_>) -> rusqlite::Result<Evaluation> {
+    Ok(Evaluation {
+        id: row.get(0)?,
+        jobset: row.get(1)?,
+        status: row.get(2)?,
+        timestamp: row.get(3)?,
+        checkouttime: row.get(4)?,
+        evaltime: row.get(5)?,
+        checkouts: Vec::new(),
+        error: row.get(6)?,
+        jobs: Counts {
+            total: row.get(7)?,
+            succeeded: row.get(8)?,
+            failed: row.get(9)?,
+            pending: row.get(10)?,
+            aborted: row.get(11)?,
+            canceled: row.get(12)?,
+        },
+    })
+}
+
+/// A jobset's newest evaluations, newest first, without checkouts.
+pub(crate) fn recent(
+    conn: &Connection,
+    jobset: &JobsetName,
+    limit: usize,
+) -> Result<Vec<Evaluation>, Error> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT {EVALUATION} FROM evaluations WHERE jobset = ?1 ORDER BY id DESC LIMIT ?2"
+    ))?;
+    let rows = statement.query_map(params![jobset, convert::limit(limit)], evaluation)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// A page of a jobset's evaluations, newest first, with checkouts.
+pub(crate) fn evaluations(
+    conn: &Connection,
+    jobset: &JobsetName,
+    place: &Place<EvaluationId>,
+    limit: usize,
+) -> Result<Page<Evaluation>, Error> {
+    let (condition, order) = match place {
+        Place::First => ("id > ?2", "DESC"),
+        Place::After(_) => ("id < ?2", "DESC"),
+        Place::Before(_) | Place::Last => ("id > ?2", "ASC"),
+    };
+    let key = place.key().copied().unwrap_or(EvaluationId(0));
+    let rows: Vec<Evaluation> = conn
+        .prepare_cached(&format!(
+            "SELECT {EVALUATION} FROM evaluations WHERE jobset = ?1 AND {condition} ORDER BY id {order} LIMIT ?3"
+        ))?
+        .query_map(params![jobset, key, convert::limit(limit + 1)], evaluation)?
+        .collect::<Result<_, _>>()?;
+    let mut page = place.page(rows, limit);
+    for evaluation in &mut page.rows {
+        evaluation.checkouts = evaluations::checkouts(conn, evaluation.id)?;
+    }
+    Ok(page)
+}
+
+/// The evaluation of the jobset before this one, with its checkouts.
+pub(crate) fn checkouts_before(
+    conn: &Connection,
+    jobset: &JobsetName,
+    id: EvaluationId,
+) -> Result<Vec<Checkout>, Error> {
+    let before: Option<EvaluationId> = conn
+        .prepare_cached(
+            "SELECT id FROM evaluations WHERE jobset = ?1 AND id < ?2 ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row(params![jobset, id], |row| row.get(0))
+        .optional()?;
+    before.map_or(Ok(Vec::new()), |id| evaluations::checkouts(conn, id))
+}
+
+/// The succeeded evaluations of a jobset next to this one: before and after.
+pub(crate) fn neighbours(
+    conn: &Connection,
+    jobset: &JobsetName,
+    id: EvaluationId,
+) -> Result<(Option<EvaluationId>, Option<EvaluationId>), Error> {
+    let one = |sql: &str| -> Result<Option<EvaluationId>, Error> {
+        let mut statement = conn.prepare_cached(sql)?;
+        Ok(statement.query_row(params![jobset, id], |row| row.get(0)).optional()?)
+    };
+    Ok((
+        one("SELECT id FROM evaluations WHERE jobset = ?1 AND id < ?2 AND status = 0
+             ORDER BY id DESC LIMIT 1")?,
+        one("SELECT id FROM evaluations WHERE jobset = ?1 AND id > ?2 AND status = 0
+             ORDER BY id LIMIT 1")?,
+    ))
+}
+
+/// Which jobs of an evaluation are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bucket {
+    All,
+    Succeeded,
+    /// Whatever ended otherwise.
+    Failed,
+    /// Of those, what had succeeded in the evaluation compared with.
+    NewlyFailed,
+    Pending,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) evaluation: EvaluationId,
+    pub(crate) bucket: Bucket,
+    pub(crate) system: Option<&'a str>,
+    /// A part of the job's name, whatever its case.
+    pub(crate) name: Option<&'a str>,
+    /// The evaluation before, for what failed newly.
+    pub(crate) before: Option<EvaluationId>,
+}
+
+/// A page of the jobs of an evaluation, in the order of (name, system).
+pub(crate) fn jobs(
+    conn: &Connection,
+    wanted: &Wanted<'_>,
+    place: &Place<(String, String)>,
+    limit: usize,
+) -> Result<Page<Listed>, Error> {
+    let bucket = match wanted.bucket {
+        Bucket::All => "TRUE",
+        Bucket::Succeeded => "+b.status = 0",
+        Bucket::Failed => "+b.status > 0",
+        Bucket::Pending => "+b.status < 0",
+        Bucket::NewlyFailed => {
+            "+b.status > 0 AND EXISTS (
+                 SELECT 1 FROM jobs p CROSS JOIN builds q ON q.id = p.build
+                 WHERE p.evaluation = :before AND p.name = j.name AND p.system = j.system AND q.status = 0)"
+        }
+    };
+    let (condition, order) = match place {
+        Place::First => ("TRUE", ""),
+        Place::After(_) => ("(j.name, j.system) > (:name, :system)", ""),
+        Place::Before(_) => ("(j.name, j.system) < (:name, :system)", "DESC"),
+        Place::Last => ("TRUE", "DESC"),
+    };
+    let limit_and_one = convert::limit(limit + 1);
+    let part = wanted.name.map(str::to_lowercase);
+    let mut values: Vec<(&str, &dyn ToSql)> =
+        vec![(":evaluation", &wanted.evaluation), (":limit", &limit_and_one)];
+    if let Some((name, system)) = place.key() {
+        values.push((":name", name));
+        values.push((":system", system));
+    }
+    if wanted.bucket == Bucket::NewlyFailed {
+        values.push((":before", &wanted.before));
+    }
+    let mut conditions = format!("{condition} AND {bucket}");
+    if let Some(system) = &wanted.system {
+        conditions.push_str(" AND j.system = :only");
+        values.push((":only", system));
+    }
+    if let Some(part) = &part {
+        conditions.push_str(" AND instr(lower(j.name), :part) > 0");
+        values.push((":part", part));
+    }
+    let sql = format!(
+        "SELECT j.name, j.system, {LISTED} FROM jobs j CROSS JOIN builds b ON b.id = j.build
+         WHERE j.evaluation = :evaluation AND {conditions}
+         ORDER BY j.name {order}, j.system {order} LIMIT :limit"
+    );
+    let mut statement = conn.prepare_cached(&sql)?;
+    let rows = statement.query_map(values.as_slice(), listed)?.collect::<Result<_, _>>()?;
+    Ok(place.page(rows, limit))
+}
+
+/// A job that two evaluations do not agree on, or that ended badly in both.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Difference {
+    pub(crate) job: String,
+    pub(crate) system: String,
+    pub(crate) from: Option<(BuildId, BuildStatus)>,
+    pub(crate) to: Option<(BuildId, BuildStatus)>,
+}
+
+/// What differs between two evaluations, in the order of names, at most `limit` of each kind of row.
+pub(crate) fn differences(
+    conn: &Connection,
+    from: EvaluationId,
+    to: EvaluationId,
+    limit: usize,
+) -> Result<Vec<Difference>, Error> {
+    let mut both = conn.prepare_cached(
+        "SELECT j.name, j.system, o.id, o.status, n.id, n.status
+         FROM jobs j CROSS JOIN builds n ON n.id = j.build
+         LEFT JOIN jobs p ON p.evaluation = :from AND p.name = j.name AND p.system = j.system
+         LEFT JOIN builds o ON o.id = p.build
+         WHERE j.evaluation = :to AND (p.build IS NULL OR p.build <> j.build OR n.status > 0)
+         ORDER BY j.name, j.system LIMIT :limit",
+    )?;
+    let mut gone = conn.prepare_cached(
+        "SELECT p.name, p.system, o.id, o.status, NULL, NULL
+         FROM jobs p CROSS JOIN builds o ON o.id = p.build
+         WHERE p.evaluation = :from AND NOT EXISTS (
+             SELECT 1 FROM jobs j WHERE j.evaluation = :to AND j.name = p.name AND j.system = p.system)
+         ORDER BY p.name, p.system LIMIT :limit",
+    )?;
+    let read = |row: &Row<'_>| {
+        let pair = |at| -> rusqlite::Result<Option<(BuildId, BuildStatus)>> {
+            let (id, status): (Option<BuildId>, Option<BuildStatus>) =
+                (row.get(at)?, row.get(at + 1)?);
+            Ok(id.zip(status))
+        };
+        Ok(Difference { job: row.get(0)?, system: row.get(1)?, from: pair(2)?, to: pair(4)? })
+    };
+    let limit = convert::limit(limit);
+    let values = named_params! { ":from": from, ":to": to, ":limit": limit };
+    let mut found: Vec<Difference> = both.query_map(values, read)?.collect::<Result<_, _>>()?;
+    for difference in gone.query_map(values, read)? {
+        found.push(difference?);
+    }
+    Ok(found)
+}
+
+/// What a build's own page shows beside the build.
+#[derive(Debug)]
+pub(crate) struct Details {
+    pub(crate) queued: Time,
+    pub(crate) retry_at: Option<Time>,
+    pub(crate) canceled_by: Option<String>,
+    pub(crate) timeout: i64,
+    pub(crate) max_silent: i64,
+    /// Tries begun ever.
+    pub(crate) tries: i64,
+    pub(crate) expired: bool,
+    /// JSON of what a process build runs.
+    pub(crate) work: Option<String>,
+}
+
+pub(crate) fn details(conn: &Connection, id: BuildId) -> Result<Option<Details>, Error> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT b.queued, b.retry_at, b.canceled_by, b.timeout, b.max_silent, b.attempt, b.expired, p.work
+             FROM builds b LEFT JOIN process_builds p ON p.build = b.id WHERE b.id = ?1",
+        )?
+        .query_row([id], |row| {
+            Ok(Details {
+                queued: row.get(0)?,
+                retry_at: row.get(1)?,
+                canceled_by: row.get(2)?,
+                timeout: row.get(3)?,
+                max_silent: row.get(4)?,
+                tries: row.get(5)?,
+                expired: row.get(6)?,
+                work: row.get(7)?,
+            })
+        })
+        .optional()?)
+}
+
+/// Builds that this one needs.
+pub(crate) fn dependencies(
+    conn: &Connection,
+    id: BuildId,
+    limit: usize,
+) -> Result<Vec<Listed>, Error> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT b.job, b.system, {LISTED} FROM dependencies d CROSS JOIN builds b ON b.id = d.target
+         WHERE d.source = ?1 ORDER BY d.target LIMIT ?2"
+    ))?;
+    let rows = statement.query_map(params![id, convert::limit(limit)], listed)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Builds that need this one.
+pub(crate) fn dependents(
+    conn: &Connection,
+    id: BuildId,
+    limit: usize,
+) -> Result<Vec<Listed>, Error> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT b.job, b.system, {LISTED} FROM dependencies d CROSS JOIN builds b ON b.id = d.source
+         WHERE d.target = ?1 ORDER BY d.source LIMIT ?2"
+    ))?;
+    let rows = statement.query_map(params![id, convert::limit(limit)], listed)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Rows that a search for causes follows at most: a failed dependency is some steps away, not thousands.
+const CAUSES: i64 = 500;
+
+/// The builds for whose sake this one could not be built: what of its dependencies ended badly by itself.
+pub(crate) fn causes(conn: &Connection, id: BuildId, limit: usize) -> Result<Vec<Listed>, Error> {
+    let mut statement = conn.prepare_cached(&format!(
+        "WITH RECURSIVE hit (id, status) AS (
+             SELECT b.id, b.status FROM dependencies d CROSS JOIN builds b ON b.id = d.target
+             WHERE d.source = ?1 AND b.status > 0
+             UNION
+             SELECT b.id, b.status
+             FROM hit CROSS JOIN dependencies d ON d.source = hit.id CROSS JOIN builds b ON b.id = d.target
+             WHERE hit.status = 2 AND b.status > 0 LIMIT {CAUSES})
+         SELECT b.job, b.system, {LISTED} FROM hit CROSS JOIN builds b ON b.id = hit.id
+         WHERE hit.status <> 2 ORDER BY b.id LIMIT ?2"
+    ))?;
+    let rows = statement.query_map(params![id, convert::limit(limit)], listed)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// What a build left for people, with the number that `/download` knows it by.
+pub(crate) fn products(
+    conn: &Connection,
+    id: BuildId,
+    limit: usize,
+) -> Result<Vec<(i64, Product)>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT id, type, path, size, sha256 FROM products WHERE build = ?1 ORDER BY path LIMIT ?2",
+    )?;
+    let rows = statement.query_map(params![id, convert::limit(limit)], |row| {
+        let product = Product {
+            kind: row.get(1)?,
+            path: row.get::<_, String>(2)?.into(),
+            size: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+            sha256: row.get(4)?,
+        };
+        Ok((row.get(0)?, product))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Builds of a job, one for each evaluation that has it, newest evaluation first: (evaluation, build).
+pub(crate) fn history(
+    conn: &Connection,
+    jobset: &JobsetName,
+    (job, system): (&str, &str),
+    below: Option<EvaluationId>,
+    limit: usize,
+) -> Result<Vec<(EvaluationId, Listed)>, Error> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT j.name, j.system, {LISTED}, j.evaluation
+         FROM jobs j INDEXED BY jobs_by_name CROSS JOIN builds b ON b.id = j.build
+         WHERE j.jobset = (SELECT id FROM jobsets WHERE name = ?1) AND j.name = ?2 AND j.system = ?3
+           AND j.evaluation < ?4
+         ORDER BY j.evaluation DESC LIMIT ?5"
+    ))?;
+    let below = below.unwrap_or(EvaluationId(i64::MAX));
+    let rows = statement
+        .query_map(params![jobset, job, system, below, convert::limit(limit)], |row| {
+            Ok((row.get(15)?, listed(row)?))
+        })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The systems for which a jobset has a job of this name.
+pub(crate) fn systems_of_job(
+    conn: &Connection,
+    jobset: &JobsetName,
+    job: &str,
+) -> Result<Vec<String>, Error> {
+    // Jumps from system to system.
+    let mut next = conn.prepare_cached(
+        "SELECT j.system FROM jobs j INDEXED BY jobs_by_name
+         WHERE j.jobset = (SELECT id FROM jobsets WHERE name = ?1) AND j.name = ?2 AND j.system > ?3
+         ORDER BY j.system LIMIT 1",
+    )?;
+    let mut found: Vec<String> = Vec::new();
+    while found.len() < 100 {
+        let last = found.last().map_or("", String::as_str);
+        let system = next.query_row(params![jobset, job, last], |row| row.get(0)).optional()?;
+        let Some(system) = system else { break };
+        found.push(system);
+    }
+    Ok(found)
+}
+
+/// Evaluations with a job for this build, newest first.
+pub(crate) fn evaluations_with(
+    conn: &Connection,
+    id: BuildId,
+    limit: usize,
+) -> Result<Vec<(EvaluationId, JobsetName)>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT e.id, e.jobset FROM jobs j CROSS JOIN evaluations e ON e.id = j.evaluation
+         WHERE j.build = ?1 AND e.jobset <> '.withdrawn' ORDER BY j.evaluation DESC LIMIT ?2",
+    )?;
+    let rows = statement
+        .query_map(params![id, convert::limit(limit)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Builds that run, the longest first.
+pub(crate) fn running(conn: &Connection, limit: usize) -> Result<Vec<Listed>, Error> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT b.job, b.system, {LISTED} FROM builds b INDEXED BY builds_pending
+         WHERE b.status < 0 AND b.status IN (-3, -1) ORDER BY b.starttime, b.id LIMIT ?1"
+    ))?;
+    let rows = statement.query_map([convert::limit(limit)], listed)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Builds that wait, in the order in which they start if nothing else holds them up.
+pub(crate) fn waiting(conn: &Connection, limit: usize) -> Result<Vec<Listed>, Error> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT b.job, b.system, {LISTED} FROM builds b INDEXED BY builds_pending
+         WHERE b.status < 0 AND b.status = -2 ORDER BY b.priority, b.timestamp, b.id LIMIT ?1"
+    ))?;
+    let rows = statement.query_map([convert::limit(limit)], listed)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// How many builds of each jobset run now.
+pub(crate) fn running_by_jobset(conn: &Connection) -> Result<BTreeMap<String, i64>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT b.jobset, count(*) FROM builds b INDEXED BY builds_pending
+         WHERE b.status < 0 AND b.status IN (-3, -1) GROUP BY b.jobset",
+    )?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// How long the job's last build that succeeded took, for progress.
+pub(crate) fn last_duration(conn: &Connection, build: &Listed) -> Result<Option<i64>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT b.stoptime - b.starttime FROM jobs j INDEXED BY jobs_by_name CROSS JOIN builds b ON b.id = j.build
+         WHERE j.jobset = (SELECT id FROM jobsets WHERE name = ?1) AND j.name = ?2 AND j.system = ?3
+           AND b.id <> ?4 AND b.status = 0 ORDER BY j.evaluation DESC LIMIT 1",
+    )?;
+    let found = statement
+        .query_row(params![build.jobset, build.job, build.system, build.id], |row| row.get(0))
+        .optional()?;
+    Ok(found.flatten())
+}
+
+/// What a search asks for; all of it must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Search {
+    pub(crate) jobset: Option<JobsetName>,
+    pub(crate) system: Option<String>,
+    pub(crate) job: Option<String>,
+    pub(crate) evaluation: Option<EvaluationId>,
+    pub(crate) status: Option<Sought>,
+    /// Parts of the job's name or the package's.
+    pub(crate) words: Vec<String>,
+    pub(crate) without: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sought {
+    Status(BuildStatus),
+    Pending,
+    NewlyFailed,
+}
+
+/// The conditions of a search on `builds b`, and their values.
+fn conditions<'a>(search: &'a Search, values: &mut Vec<Box<dyn ToSql + 'a>>) -> String {
+    let mut all = vec!["TRUE".to_owned()];
+    let mut with = |text: &str, value: Box<dyn ToSql + 'a>| {
+        values.push(value);
+        all.push(text.replace("{}", &format!("?{}", values.len())));
+    };
+    if let Some(jobset) = &search.jobset {
+        with("b.jobset = {}", Box::new(jobset));
+    }
+    if let Some(system) = &search.system {
+        with("b.system = {}", Box::new(system));
+    }
+    if let Some(job) = &search.job {
+        with("b.job = {}", Box::new(job));
+    }
+    if let Some(evaluation) = search.evaluation {
+        with(
+            "b.id IN (SELECT build FROM jobs WHERE evaluation = {})",
+            Box::new(evaluation),
+        );
+    }
+    for word in &search.words {
+        with("instr(lower(b.nix_name || ' ' || b.job), {}) > 0", Box::new(word));
+    }
+    for word in &search.without {
+        with("instr(lower(b.nix_name || ' ' || b.job), {}) = 0", Box::new(word));
+    }
+    match search.status {
+        None => {}
+        Some(Sought::Pending) => all.push("b.status < 0".to_owned()),
+        Some(Sought::NewlyFailed) => all.push("b.status > 0 AND b.weather = 1".to_owned()),
+        Some(Sought::Status(status)) => all.push(match status.number() {
+            number @ ..0 => format!("b.status < 0 AND b.status = {number}"),
+            0 => "b.status = 0".to_owned(),
+            number => format!("b.status > 0 AND b.status = {number}"),
+        }),
+    }
+    all.join(" AND ")
+}
+
+/// A page of builds that a search finds, newest first.
+pub(crate) fn search(
+    conn: &Connection,
+    search: &Search,
+    place: &Place<BuildId>,
+    limit: usize,
+) -> Result<Page<Listed>, Error> {
+    let mut values: Vec<Box<dyn ToSql + '_>> = vec![Box::new(convert::limit(limit + 1))];
+    let (compare, order) = match place {
+        Place::First | Place::After(_) => ("<", "DESC"),
+        Place::Before(_) | Place::Last => (">", "ASC"),
+    };
+    let start = match place {
+        Place::First => BuildId(i64::MAX),
+        Place::Last => BuildId(0),
+        Place::After(id) | Place::Before(id) => *id,
+    };
+    values.push(Box::new(start));
+    let conditions = conditions(search, &mut values);
+    let sql = format!(
+        "SELECT b.job, b.system, {LISTED} FROM builds b
+         WHERE b.id {compare} ?2 AND {conditions} ORDER BY b.id {order} LIMIT ?1"
+    );
+    let mut statement = conn.prepare_cached(&sql)?;
+    let values: Vec<&dyn ToSql> = values.iter().map(AsRef::as_ref).collect();
+    let rows = statement.query_map(values.as_slice(), listed)?.collect::<Result<_, _>>()?;
+    Ok(place.page(rows, limit))
+}
+
+/// How many builds a search finds, counting no further than `most`.
+pub(crate) fn count(conn: &Connection, search: &Search, most: usize) -> Result<i64, Error> {
+    let mut values: Vec<Box<dyn ToSql + '_>> = vec![Box::new(convert::limit(most))];
+    let conditions = conditions(search, &mut values);
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT 1 FROM builds b WHERE {conditions} ORDER BY b.id DESC LIMIT ?1)"
+    );
+    let mut statement = conn.prepare_cached(&sql)?;
+    let values: Vec<&dyn ToSql> = values.iter().map(AsRef::as_ref).collect();
+    Ok(statement.query_row(values.as_slice(), |row| row.get(0))?)
+}
+
+/// The newest product of a type among the builds that a search finds.
+pub(crate) fn latest_product(
+    conn: &Connection,
+    search: &Search,
+    kind: &str,
+) -> Result<Option<i64>, Error> {
+    let mut values: Vec<Box<dyn ToSql + '_>> = vec![Box::new(kind)];
+    let conditions = conditions(search, &mut values);
+    let sql = format!(
+        "SELECT p.id FROM builds b CROSS JOIN products p ON p.build = b.id AND p.type = ?1
+         WHERE {conditions} ORDER BY b.id DESC, p.id LIMIT 1"
+    );
+    let mut statement = conn.prepare_cached(&sql)?;
+    let values: Vec<&dyn ToSql> = values.iter().map(AsRef::as_ref).collect();
+    Ok(statement.query_row(values.as_slice(), |row| row.get(0)).optional()?)
+}
+
+/// The values of a metric, in the order of numbers or names, the last `limit` of them.
+pub(crate) fn metric(
+    conn: &Connection,
+    number: i64,
+    limit: usize,
+) -> Result<Vec<(String, f64)>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT field, value FROM metrics WHERE type = ?1
+         ORDER BY CAST(field AS INTEGER) DESC, field LIMIT ?2",
+    )?;
+    let mut rows: Vec<(String, f64)> = statement
+        .query_map(params![number, convert::limit(limit)], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    rows.reverse();
+    Ok(rows)
+}
+
+/// A line of the audit log.
+#[derive(Debug)]
+pub(crate) struct Audited {
+    pub(crate) id: i64,
+    pub(crate) time: Time,
+    pub(crate) who: String,
+    pub(crate) command: String,
+    pub(crate) outcome: String,
+}
+
+/// A page of the audit log, newest first.
+pub(crate) fn audit(
+    conn: &Connection,
+    below: Option<i64>,
+    limit: usize,
+) -> Result<Vec<Audited>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT id, time, who, command, outcome FROM audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
+    )?;
+    let below = below.unwrap_or(i64::MAX);
+    let rows = statement.query_map(params![below, convert::limit(limit)], |row| {
+        Ok(Audited {
+            id: row.get(0)?,
+            time: row.get(1)?,
+            who: row.get(2)?,
+            command: row.get(3)?,
+            outcome: row.get(4)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The status of an evaluation that is to be found without the rest of it.
+pub(crate) fn latest(
+    conn: &Connection,
+    jobset: &JobsetName,
+) -> Result<Option<(EvaluationId, EvaluationStatus)>, Error> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT id, status FROM evaluations WHERE jobset = ?1 ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row([jobset], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::testing::{Books, failure, job, success};
+
+    #[test]
+    fn jobs_are_paged_in_both_directions() {
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        let all: Vec<_> = ["a", "b", "c", "d", "e"].iter().map(|name| job(name, &[])).collect();
+        let id = books.evaluated(&name, &all);
+        let wanted =
+            Wanted { evaluation: id, bucket: Bucket::All, system: None, name: None, before: None };
+        let names = |place: &Place<(String, String)>| {
+            let page = jobs(&books.conn, &wanted, place, 2).unwrap();
+            let names: Vec<String> = page.rows.iter().map(|row| row.job.clone()).collect();
+            (names.join(""), page.more_before, page.more_after)
+        };
+        let system = jobs(&books.conn, &wanted, &Place::First, 1).unwrap().rows[0].system.clone();
+        let key = |name: &str| (name.to_owned(), system.clone());
+        assert_eq!(names(&Place::First), ("ab".to_owned(), false, true));
+        assert_eq!(names(&Place::After(key("b"))), ("cd".to_owned(), true, true));
+        assert_eq!(names(&Place::After(key("d"))), ("e".to_owned(), true, false));
+        assert_eq!(names(&Place::Before(key("c"))), ("ab".to_owned(), false, true));
+        assert_eq!(names(&Place::Last), ("de".to_owned(), true, false));
+    }
+
+    #[test]
+    fn what_failed_newly_had_succeeded_before() {
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        let mut old = [job("x", &[]), job("y", &[])];
+        let before = books.evaluated(&name, &old);
+        books.run("x", &success());
+        books.run("y", &failure());
+        for job in &mut old {
+            job.derivation.push_str("-again");
+        }
+        let after = books.evaluated(&name, &old);
+        books.run("x-again", &failure());
+        books.run("y-again", &failure());
+        let wanted = Wanted {
+            evaluation: after,
+            bucket: Bucket::NewlyFailed,
+            system: None,
+            name: None,
+            before: Some(before),
+        };
+        let page = jobs(&books.conn, &wanted, &Place::First, 10).unwrap();
+        assert_eq!(page.rows.iter().map(|row| row.job.as_str()).collect::<Vec<_>>(), ["x"]);
+        let found = differences(&books.conn, before, after, 10).unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].from.unwrap().1, BuildStatus::Succeeded);
+        assert_eq!(found[0].to.unwrap().1, BuildStatus::Failed);
+    }
+
+    #[test]
+    fn the_cause_of_a_failed_dependency_is_what_failed_itself() {
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        books.evaluated(&name, &[job("x", &[]), job("y", &["x"]), job("z", &["y"])]);
+        books.run("x", &failure());
+        assert_eq!(books.status("z"), BuildStatus::FailedDependency);
+        let found = causes(&books.conn, books.id("z"), 10).unwrap();
+        assert_eq!(found.iter().map(|build| build.job.as_str()).collect::<Vec<_>>(), ["x"]);
+        assert_eq!(dependents(&books.conn, books.id("x"), 10).unwrap()[0].job, "y");
+        assert_eq!(dependencies(&books.conn, books.id("z"), 10).unwrap()[0].job, "y");
+    }
+
+    #[test]
+    fn a_search_wants_all_of_its_words() {
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        books.evaluated(&name, &[job("gtk-doc", &[]), job("gtk", &[]), job("qt", &[])]);
+        let find = |words: &[&str], without: &[&str]| {
+            let owned = |list: &[&str]| list.iter().map(|&word| word.to_owned()).collect();
+            let wanted =
+                Search { words: owned(words), without: owned(without), ..Search::default() };
+            let page = search(&books.conn, &wanted, &Place::First, 10).unwrap();
+            assert_eq!(count(&books.conn, &wanted, 10).unwrap(), page.rows.len() as i64);
+            page.rows.into_iter().map(|row| row.job).collect::<Vec<_>>()
+        };
+        assert_eq!(find(&["gtk"], &[]), ["gtk", "gtk-doc"]);
+        assert_eq!(find(&["gtk", "doc"], &[]), ["gtk-doc"]);
+        assert_eq!(find(&["gtk"], &["doc"]), ["gtk"]);
+        assert_eq!(find(&["nothing"], &[]), Vec::<String>::new());
+    }
+}

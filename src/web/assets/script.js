@@ -1,0 +1,78 @@
+// Gorget: what pages gain where there is script. All of it works without.
+(() => {
+  "use strict";
+  const main = document.querySelector("main");
+  if (!main) return;
+  const base = document.documentElement.dataset.base || "";
+
+  // Regions named by data-live are fetched again when something happened, twice a second at most.
+  let wanted = false, busy = false, last = 0, timer = 0;
+  const refresh = async () => {
+    timer = 0;
+    if (document.hidden) { wanted = true; return; }
+    wanted = false;
+    busy = true;
+    last = Date.now();
+    try {
+      const reply = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (reply.ok) {
+        const fresh = new DOMParser().parseFromString(await reply.text(), "text/html");
+        for (const old of document.querySelectorAll("[data-live]")) {
+          const now = fresh.querySelector(`[data-live="${CSS.escape(old.dataset.live)}"]`);
+          // What somebody types in or has the focus on stays.
+          if (!now || old.contains(document.activeElement) || old.isEqualNode(now)) continue;
+          old.replaceWith(document.adoptNode(now));
+        }
+        filter();
+      }
+    } catch { /* The next event tries again. */ }
+    busy = false;
+    if (wanted) plan();
+  };
+  const plan = () => {
+    wanted = true;
+    if (!busy && !timer) timer = setTimeout(refresh, Math.max(0, last + 500 - Date.now()));
+  };
+  if (main.dataset.events !== undefined && window.EventSource) {
+    let source = null;
+    const open = () => {
+      if (source || document.hidden) return;
+      source = new EventSource(`${base}/api/events${main.dataset.events}`);
+      for (const name of ["message", "state", "jobset-changed", "evaluation-started", "evaluation-ended",
+        "builds-queued", "build-started", "build-ended", "worker-joined", "worker-left", "overflow"]) {
+        source.addEventListener(name, plan);
+      }
+    };
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) { source?.close(); source = null; } else { open(); plan(); }
+    });
+    addEventListener("pagehide", () => { source?.close(); source = null; });
+    open();
+  }
+
+  // A log that grows: lines come escaped and coloured from the server.
+  const log = document.querySelector("pre[data-log]");
+  if (log && window.EventSource) {
+    const source = new EventSource(`${log.dataset.log}?from=${log.dataset.from || 0}`);
+    source.addEventListener("log", (event) => {
+      const end = innerHeight + scrollY >= document.body.scrollHeight - 40;
+      log.insertAdjacentHTML("beforeend", JSON.parse(event.data).html);
+      if (end) scrollTo(0, document.body.scrollHeight);
+    });
+    source.addEventListener("end", () => { source.close(); plan(); });
+    addEventListener("pagehide", () => source.close());
+  }
+
+  // Rows are filtered while somebody types; sending the form asks the server.
+  const filter = () => {
+    for (const field of document.querySelectorAll("input[data-filter]")) {
+      const part = field.value.trim().toLowerCase();
+      for (const row of document.querySelectorAll(field.dataset.filter)) {
+        row.hidden = part !== "" && !row.textContent.toLowerCase().includes(part);
+      }
+    }
+  };
+  document.addEventListener("input", (event) => {
+    if (event.target.dataset.filter) filter();
+  });
+})();

@@ -1,0 +1,261 @@
+//! Logs as pages: numbered lines that can be linked to, the end first where a log is large.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+
+use maud::{Markup, html};
+
+use super::{Frame, build, evaluation, part};
+use crate::logs::Tail;
+use crate::model::status::{BuildStatus, EvaluationStatus};
+use crate::web::context::Context;
+use crate::web::failure::Failure;
+use crate::web::request::Request;
+use crate::web::response::Response;
+use crate::web::route::Captures;
+
+/// Bytes of a log that a page shows: more is slow to read for people, and for browsers.
+const SHOWN: usize = 512 * 1024;
+
+/// Bytes that are looked through for a page: past it the raw log is the better way.
+const READ: u64 = 256 * 1024 * 1024;
+
+/// For the last lines of all failures on a page.
+const BUDGET: u64 = 16 * 1024 * 1024;
+
+/// Lines told of each, and the bytes they may have.
+const LINES: usize = 12;
+const LAST: usize = 4 * 1024;
+
+/// What a page shows of a log.
+struct Part {
+    text: String,
+    /// The number of its first line, from 1.
+    first: usize,
+    /// Bytes before it.
+    before: u64,
+    /// Where reading ended.
+    end: u64,
+    /// Whether there is more after it.
+    more: bool,
+}
+
+/// Reads the last `limit` bytes of what a log holds now, or those from `from` on.
+fn read(path: &Path, from: Option<u64>, limit: usize, most: u64) -> io::Result<Part> {
+    let mut tail = Tail::open(path, 0)?;
+    let (mut buffer, mut kept) = (Vec::new(), VecDeque::new());
+    let (mut lines, mut before, mut end, mut more) = (0_usize, 0_u64, 0_u64, false);
+    while tail.read(&mut buffer)?.is_some() {
+        end += buffer.len() as u64;
+        kept.extend(buffer.drain(..));
+        let skip = match from {
+            None => kept.len().saturating_sub(limit),
+            Some(from) => usize::try_from(from.saturating_sub(before)).unwrap_or(usize::MAX).min(kept.len()),
+        };
+        lines += kept.drain(..skip).filter(|byte| *byte == b'\n').count();
+        before += skip as u64;
+        if (from.is_some() && kept.len() > limit) || end >= most {
+            more = true;
+            break;
+        }
+    }
+    if from.is_some() {
+        end -= kept.len().saturating_sub(limit) as u64;
+        kept.truncate(limit);
+    }
+    let mut bytes = Vec::from(kept);
+    // Not from the middle of a line, if it can be helped.
+    if before > 0 && from.is_none()
+        && let Some(newline) = bytes.iter().position(|byte| *byte == b'\n')
+    {
+        bytes.drain(..=newline);
+        before += newline as u64 + 1;
+        lines += 1;
+    }
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Part { text, first: lines + 1, before, end, more })
+}
+
+/// What a page that tells of several failures may read of their logs.
+pub(super) struct Budget(u64);
+
+impl Budget {
+    pub(super) fn new() -> Self {
+        Self(BUDGET)
+    }
+
+    /// The last lines of a log, if that can be had without reading more than is left.
+    pub(super) fn last_lines(&mut self, path: &Path) -> Option<String> {
+        let part = read(path, None, LAST, self.0).ok()?;
+        self.0 = self.0.saturating_sub(part.end);
+        if part.more {
+            return None;
+        }
+        let lines: Vec<&str> = part.text.lines().collect();
+        let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
+        let visible = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+        Some(last.chars().filter(visible).collect()).filter(|text: &String| !text.trim().is_empty())
+    }
+}
+
+/// Lines with numbers that are links to themselves.
+fn lines(text: &str, first: usize) -> Markup {
+    html! {
+        @for (n, line) in text.lines().enumerate() {
+            @let number = first + n;
+            span class="l" id={ "L" (number) } { a href={ "#L" (number) } { (number) } (line) "\n" }
+        }
+    }
+}
+
+/// GET `/build/ID/log`: `from`, a byte.
+pub(super) fn build(
+    context: &mut Context,
+    request: &Request,
+    captures: &Captures,
+) -> Result<Response, Failure> {
+    let build = build::numbered(context, captures)?;
+    let path = format!("/build/{}/log", build.id);
+    let details = context.link(&format!("/build/{}/details", build.id));
+    let runs = matches!(build.status, BuildStatus::Started | BuildStatus::Submitted);
+    let missing = || Failure::missing(format!("Build {} has no log.", build.id));
+    let part = match build.log.as_deref() {
+        Some(file) => open(file, request, missing)?,
+        None => return Err(missing()),
+    };
+    let title = format!("Log of {}", build.job);
+    let content = html! {
+        div class="head" {
+            h1 { "Log of " a href=(details) { (build.job) } }
+            span data-live="status" { (part::status(build.status)) }
+        }
+        (show(context, &path, &part, runs))
+    };
+    let frame = Frame::new(&title)
+        .below(build.jobset.as_str(), part::jobset_link(context, &build.jobset))
+        .below(
+            format!("Evaluation {}", build.evaluation),
+            context.link(&format!("/eval/{}", build.evaluation)),
+        )
+        .below(format!("Build {}", build.id), details.clone())
+        .hearing(format!("?build={}", build.id));
+    Ok(Response::html(200, frame.show(context, &content)))
+}
+
+/// GET `/eval/ID/log`: `from`, a byte.
+pub(super) fn evaluation(
+    context: &mut Context,
+    request: &Request,
+    captures: &Captures,
+) -> Result<Response, Failure> {
+    let evaluation = evaluation::numbered(context, captures)?;
+    let id = evaluation.id;
+    let file = context.shared.config.log_directory.join("evaluations").join(format!("{id}.gz"));
+    let missing = || Failure::missing(format!("Evaluation {id} has no log."));
+    let part = open(&file, request, missing)?;
+    let title = format!("Log of evaluation {id}");
+    let link = context.link(&format!("/eval/{id}"));
+    let content = html! {
+        div class="head" {
+            h1 { "Log of " a href=(link) { "evaluation " (id) } }
+            span data-live="status" { (part::state(part::evaluation_look(&evaluation))) }
+        }
+        (show(context, &format!("/eval/{id}/log"), &part, evaluation.status == EvaluationStatus::Started))
+    };
+    let frame = Frame::new(&title)
+        .below(evaluation.jobset.as_str(), part::jobset_link(context, &evaluation.jobset))
+        .below(format!("Evaluation {id}"), link.clone())
+        .hearing(format!("?evaluation={id}"));
+    Ok(Response::html(200, frame.show(context, &content)))
+}
+
+fn open(
+    file: &Path,
+    request: &Request,
+    missing: impl Fn() -> Failure,
+) -> Result<Part, Failure> {
+    let from = request.query.number("from").and_then(|from| u64::try_from(from).ok());
+    read(file, from, SHOWN, READ).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => missing(),
+        _ => Failure::Internal(format!("cannot read {}: {error}", file.display())),
+    })
+}
+
+fn show(context: &Context, path: &str, part: &Part, runs: bool) -> Markup {
+    let link = |query: String| context.link(&format!("{path}{query}"));
+    html! {
+        p class="actions small" {
+            a class="button" href=(link("/raw".to_owned())) { "Raw log" }
+            @if part.before > 0 {
+                a class="button" href=(link("?from=0".to_owned())) { "From the beginning" }
+            }
+            @if part.more {
+                a class="button" href=(link(format!("?from={}", part.end))) { "Go on" }
+                a class="button" href=(link(String::new())) { "The end" }
+            }
+            a class="button" href="#end" { "Last line" }
+        }
+        @if part.before > 0 {
+            p class="box warn" {
+                (part::size(part.before)) " before line " (part.first) " are left out; the raw log has all."
+            }
+        }
+        @if part.text.is_empty() && !runs { p { "It is empty." } }
+        pre class="log" data-log=[runs.then(|| link("/events".to_owned()))]
+            data-from=[runs.then_some(part.end)] { (lines(&part.text, part.first)) }
+        @if part.more { p class="box warn" { "There is more: go on, or read the raw log." } }
+        @if runs { p class="dim" data-live="runs" { "It is still growing." } }
+        span id="end" {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logs::Writer;
+
+    fn written(text: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("1.gz");
+        let mut writer = Writer::create(&path).unwrap();
+        writer.write(text.as_bytes()).unwrap();
+        writer.flush().unwrap();
+        (directory, path)
+    }
+
+    #[test]
+    fn the_end_comes_first_and_begins_with_a_line() {
+        let (_directory, path) = written(&"line\n".repeat(100));
+        let part = read(&path, None, 12, READ).unwrap();
+        assert_eq!((part.text.as_str(), part.first), ("line\nline\n", 99));
+        assert_eq!((part.before, part.end, part.more), (490, 500, false));
+    }
+
+    #[test]
+    fn a_part_begins_and_ends_where_it_is_told() {
+        let (_directory, path) = written("one\ntwo\nthree\n");
+        let part = read(&path, Some(4), 4, READ).unwrap();
+        assert_eq!((part.text.as_str(), part.first), ("two\n", 2));
+        assert_eq!((part.before, part.end, part.more), (4, 8, true));
+        let part = read(&path, Some(8), 100, READ).unwrap();
+        assert_eq!((part.text.as_str(), part.first, part.more), ("three\n", 3, false));
+        let part = read(&path, Some(1_000), 100, READ).unwrap();
+        assert_eq!((part.text.as_str(), part.more), ("", false));
+    }
+
+    #[test]
+    fn lines_are_escaped_and_numbered() {
+        let html = lines("<b>\nx\n", 7).into_string();
+        assert!(html.contains("id=\"L7\"") && html.contains("&lt;b&gt;"), "{html}");
+        assert!(html.contains("id=\"L8\"") && !html.contains("id=\"L9\""), "{html}");
+    }
+
+    #[test]
+    fn last_lines_stop_when_the_budget_is_spent() {
+        let (_directory, path) = written(&"line\n".repeat(100));
+        let mut budget = Budget(700);
+        assert_eq!(budget.last_lines(&path).unwrap().lines().count(), LINES);
+        assert_eq!(budget.last_lines(&path), None);
+    }
+}
