@@ -5,6 +5,8 @@
 mod asset;
 mod build;
 mod chart;
+mod compare;
+mod dashboard;
 mod evaluation;
 mod forge;
 mod home;
@@ -12,7 +14,12 @@ mod job;
 mod jobset;
 mod list;
 mod log;
+mod metrics;
 mod part;
+mod place;
+mod queue;
+mod search;
+pub(super) mod specification;
 
 use maud::{DOCTYPE, Markup, html};
 
@@ -25,14 +32,30 @@ use super::route::{Answer, Kind, Route};
 
 pub(super) const ROUTES: &[Route] = &[
     with("/assets/:name", Access::Open, asset::get),
+    with("/login", Access::Open, place::login),
     page("/", home::home),
     page("/jobset/:name", jobset::jobset),
     page("/jobset/:name/job/:job", job::job),
     page("/eval/latest", evaluation::latest),
+    page("/eval/latest/dashboard", dashboard::latest),
     page("/eval/:id", evaluation::evaluation),
+    page("/eval/:id/compare", compare::compare),
+    page("/eval/:id/dashboard", dashboard::dashboard),
+    page("/eval/:id/dashboard/:dashboard", dashboard::registered),
     page("/eval/:id/log", log::evaluation),
     page("/build/:id/details", build::build),
     page("/build/:id/log", log::build),
+    page("/queue", queue::queue),
+    page("/status", queue::status),
+    page("/workers", queue::workers),
+    page("/machine/:name", queue::machine),
+    page("/search", search::search),
+    page("/search/latest", search::latest),
+    page("/search/latest/:type", search::latest_product),
+    page("/metrics", metrics::metrics),
+    page("/specification/add", specification::add),
+    page("/specification/edit/:name", specification::edit),
+    page("/audit", place::audit),
 ];
 
 const fn page(path: &'static str, answer: Answer) -> Route {

@@ -573,10 +573,7 @@ fn conditions<'a>(search: &'a Search, values: &mut Vec<Box<dyn ToSql + 'a>>) -> 
         with("b.job = {}", Box::new(job));
     }
     if let Some(evaluation) = search.evaluation {
-        with(
-            "b.id IN (SELECT build FROM jobs WHERE evaluation = {})",
-            Box::new(evaluation),
-        );
+        with("b.id IN (SELECT build FROM jobs WHERE evaluation = {})", Box::new(evaluation));
     }
     for word in &search.words {
         with("instr(lower(b.nix_name || ' ' || b.job), {}) > 0", Box::new(word));

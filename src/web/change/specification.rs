@@ -5,13 +5,12 @@
 
 mod fields;
 
-use maud::html;
 use serde_json::{Value, json};
 
 use super::keep;
 use crate::db::jobsets;
 use crate::model::jobset::Jobset;
-use crate::model::spec::{JobsetName, Specification};
+use crate::model::spec::{JobsetName, Specification, printable_url};
 use crate::proto::control::Command;
 use crate::spec;
 use crate::web::access::Access;
@@ -55,12 +54,12 @@ pub(super) fn add(
         context.must(Access::Edit, Some(&name))?;
         if jobsets::get(context.books()?, &name)?.is_some() {
             let taken = Problem::new("name", "There is a jobset of that name already.");
-            return Ok(again(context, &form, &[taken]));
+            return Ok(again(context, &form, &[taken], None));
         }
     }
     match fields::read(&form, None) {
         Ok(specification) => put_form(context, &form, &specification, None),
-        Err(problems) => Ok(again(context, &form, &problems)),
+        Err(problems) => Ok(again(context, &form, &problems, None)),
     }
 }
 
@@ -79,7 +78,7 @@ pub(super) fn edit(
     let old = kept(&jobset)?;
     match fields::read(&form, Some(&old)) {
         Ok(specification) => put_form(context, &form, &specification, Some(&jobset)),
-        Err(problems) => Ok(again(context, &form, &problems)),
+        Err(problems) => Ok(again(context, &form, &problems, Some(&jobset))),
     }
 }
 
@@ -94,7 +93,7 @@ fn put_form(
     match context.ask(Command::Add(spec::json::print(specification))) {
         Ok(_) => {}
         Err(Failure::Invalid(why)) => {
-            return Ok(again(context, form, &[Problem::new("name", why)]));
+            return Ok(again(context, form, &[Problem::new("name", why)], old));
         }
         Err(failure) => return Err(failure),
     }
@@ -119,28 +118,29 @@ fn set_active(
     context.ask(command(name.clone())).map(|_| ())
 }
 
-/// What is wrong, and what was typed.
-fn again(context: &Context, form: &Form, problems: &[Problem]) -> Response {
-    let title = "This specification is not valid";
-    let content = html! {
-        h1 { (title) }
-        ul {
-            @for problem in problems {
-                li {
-                    strong { (problem.field) }
-                    @if let Some(row) = problem.row { " " (row + 1) }
-                    ": " (problem.message)
-                }
+/// The form again, with what is wrong and what was typed; of what is secret it says that it must be typed once more.
+fn again(context: &Context, form: &Form, problems: &[Problem], old: Option<&Jobset>) -> Response {
+    let mut problems = problems.to_vec();
+    let mut shown: Vec<(String, String)> = Vec::new();
+    for (name, value) in form.iter().filter(|(name, _)| *name != "csrf") {
+        let value = match name {
+            "notification-secret" => String::new(),
+            _ if fields::is_secret(name) => printable_url(value),
+            _ => value.to_owned(),
+        };
+        shown.push((name.to_owned(), value));
+    }
+    let shown = Form::new(shown);
+    for field in ["channel-url", "notification-server", "notification-url", "notification-secret"] {
+        for (row, (typed, shown)) in form.all(field).zip(shown.all(field)).enumerate() {
+            if typed != shown {
+                let message =
+                    "What is secret in it is not shown again: type it once more.".to_owned();
+                problems.push(Problem { field: field.to_owned(), row: Some(row), message });
             }
         }
-        p { "What was sent stays here; go back to change it." }
-        dl {
-            @for (name, value) in form.iter().filter(|(name, _)| !fields::is_secret(name)) {
-                dt { (name) } dd { (value) }
-            }
-        }
-    };
-    Response::html(422, page::frame(context, title, content))
+    }
+    Response::html(422, page::specification::form(context, &shown, &problems, old.is_none()))
 }
 
 /// POST `/api/jobsets`: a new one, whole.

@@ -263,9 +263,8 @@ fn command(details: &Details) -> Option<String> {
 fn trend(context: &Context, build: &Build, around: &Around) -> Markup {
     let good = around.history.iter().find(|(_, old)| old.status == BuildStatus::Succeeded);
     // Of the failures in a row before this one, the first.
-    let mut bad = around.history.iter().take_while(|(_, old)| {
-        old.id != build.id && old.status.number() > 0
-    });
+    let mut bad =
+        around.history.iter().take_while(|(_, old)| old.id != build.id && old.status.number() > 0);
     html! {
         @match build.weather {
             Weather::NewFailure => {

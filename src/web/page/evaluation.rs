@@ -26,15 +26,17 @@ const TOLD: usize = 5;
 
 /// The evaluation that a path names.
 pub(super) fn numbered(context: &mut Context, captures: &Captures) -> Result<Evaluation, Failure> {
-    let missing =
-        || Failure::missing(format!("There is no evaluation {}.", captures.get("id")));
+    let missing = || Failure::missing(format!("There is no evaluation {}.", captures.get("id")));
     let id = captures.id("id").map(EvaluationId).ok_or_else(missing)?;
     evaluations::get(context.books()?, id)?.ok_or_else(missing)
 }
 
 /// The jobset that a query names, which must be there.
 pub(super) fn of_query(context: &mut Context, request: &Request) -> Result<JobsetName, Failure> {
-    let name = request.query.get("spec").ok_or_else(|| Failure::missing("Which jobset? Add spec=NAME."))?;
+    let name = request
+        .query
+        .get("spec")
+        .ok_or_else(|| Failure::missing("Which jobset? Add spec=NAME."))?;
     Ok(jobset::named(context, name)?.name)
 }
 
@@ -46,7 +48,8 @@ pub(super) fn latest(
 ) -> Result<Response, Failure> {
     let name = of_query(context, request)?;
     let id = evaluations::last_succeeded(context.books()?, &name)?;
-    let id = id.ok_or_else(|| Failure::missing(format!("No evaluation of {name} has succeeded.")))?;
+    let id =
+        id.ok_or_else(|| Failure::missing(format!("No evaluation of {name} has succeeded.")))?;
     Ok(Response::found(context.link(&format!("/eval/{id}"))))
 }
 
@@ -83,7 +86,8 @@ pub(super) fn evaluation(
     let page = pages::jobs(books, &wanted, &place, ROWS)?;
     let bad = evaluation.jobs.failed + evaluation.jobs.aborted;
     let news = if bad > 0 && before.is_some() {
-        let wanted = Wanted { bucket: Bucket::NewlyFailed, system: None, name: None, ..wanted.clone() };
+        let wanted =
+            Wanted { bucket: Bucket::NewlyFailed, system: None, name: None, ..wanted.clone() };
         pages::jobs(books, &wanted, &Place::First, TOLD)?.rows
     } else {
         Vec::new()

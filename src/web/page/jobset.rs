@@ -126,7 +126,8 @@ fn actions(context: &Context, jobset: &Jobset) -> Markup {
 }
 
 fn table(context: &Context, evaluations: &[Evaluation], before: &[Checkout]) -> Markup {
-    let older = |n: usize| evaluations.get(n + 1).map_or(before, |older| older.checkouts.as_slice());
+    let older =
+        |n: usize| evaluations.get(n + 1).map_or(before, |older| older.checkouts.as_slice());
     html! {
         div class="scroll" {
             table {
@@ -182,7 +183,7 @@ fn configuration(context: &Context, specification: &Specification) -> Markup {
     html! {
         dl class="facts" {
             dt { "Evaluator" }
-            dd { (specification.evaluator.word()) " "  }
+            dd { (specification.evaluator.word()) " " code { (super::specification::subject(specification)) } }
             dt { "Channels" }
             dd {
                 @for channel in &specification.channels {

@@ -51,7 +51,9 @@ fn read(path: &Path, from: Option<u64>, limit: usize, most: u64) -> io::Result<P
         kept.extend(buffer.drain(..));
         let skip = match from {
             None => kept.len().saturating_sub(limit),
-            Some(from) => usize::try_from(from.saturating_sub(before)).unwrap_or(usize::MAX).min(kept.len()),
+            Some(from) => {
+                usize::try_from(from.saturating_sub(before)).unwrap_or(usize::MAX).min(kept.len())
+            }
         };
         lines += kept.drain(..skip).filter(|byte| *byte == b'\n').count();
         before += skip as u64;
@@ -66,7 +68,8 @@ fn read(path: &Path, from: Option<u64>, limit: usize, most: u64) -> io::Result<P
     }
     let mut bytes = Vec::from(kept);
     // Not from the middle of a line, if it can be helped.
-    if before > 0 && from.is_none()
+    if before > 0
+        && from.is_none()
         && let Some(newline) = bytes.iter().position(|byte| *byte == b'\n')
     {
         bytes.drain(..=newline);
@@ -170,11 +173,7 @@ pub(super) fn evaluation(
     Ok(Response::html(200, frame.show(context, &content)))
 }
 
-fn open(
-    file: &Path,
-    request: &Request,
-    missing: impl Fn() -> Failure,
-) -> Result<Part, Failure> {
+fn open(file: &Path, request: &Request, missing: impl Fn() -> Failure) -> Result<Part, Failure> {
     let from = request.query.number("from").and_then(|from| u64::try_from(from).ok());
     read(file, from, SHOWN, READ).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => missing(),

@@ -1,0 +1,187 @@
+//! What differs between two evaluations.
+
+use maud::{Markup, html};
+
+use super::part::{self, query};
+use super::{Frame, evaluation, list};
+use crate::db::evaluations;
+use crate::db::web::pages::{self, Difference};
+use crate::model::build::BuildId;
+use crate::model::evaluation::EvaluationId;
+use crate::model::status::BuildStatus;
+use crate::web::context::Context;
+use crate::web::failure::Failure;
+use crate::web::request::Request;
+use crate::web::response::Response;
+use crate::web::route::Captures;
+
+/// Jobs that are looked at; an evaluation in which more of them differ is another world.
+const LOOKED_AT: usize = 20_000;
+
+/// Jobs told of each kind.
+const TOLD: usize = 200;
+
+/// Kinds of difference, those that want attention first.
+const KINDS: [&str; 8] = [
+    "Newly failed",
+    "Added and failed",
+    "Still failing",
+    "Newly succeeded",
+    "Unfinished",
+    "Added",
+    "Removed",
+    "Rebuilt with success",
+];
+
+fn kind(difference: &Difference) -> &'static str {
+    let good = |end: Option<(BuildId, BuildStatus)>| {
+        end.is_some_and(|(_, status)| status == BuildStatus::Succeeded)
+    };
+    match (difference.from, difference.to) {
+        (_, None) => "Removed",
+        (_, Some((_, status))) if status.is_pending() => "Unfinished",
+        (None, to) => {
+            if good(to) {
+                "Added"
+            } else {
+                "Added and failed"
+            }
+        }
+        (from, to) => match (good(from), good(to)) {
+            (true, false) => "Newly failed",
+            (false, false) => "Still failing",
+            (false, true) => "Newly succeeded",
+            (true, true) => "Rebuilt with success",
+        },
+    }
+}
+
+/// GET `/eval/ID/compare`: `from`, the number of an evaluation, or `previous`.
+pub(super) fn compare(
+    context: &mut Context,
+    request: &Request,
+    captures: &Captures,
+) -> Result<Response, Failure> {
+    let to = evaluation::numbered(context, captures)?;
+    let books = context.books()?;
+    let from = match request.query.get("from") {
+        None | Some("" | "previous") => pages::neighbours(books, &to.jobset, to.id)?.0,
+        Some(text) => Some(EvaluationId(text.parse().map_err(|_| {
+            Failure::bad(format!(
+                "from: expected the number of an evaluation, or previous; found {text:?}"
+            ))
+        })?)),
+    };
+    let from = from.map(|id| {
+        let missing = || Failure::missing(format!("There is no evaluation {id}."));
+        evaluations::get(books, id)?.ok_or_else(missing)
+    });
+    let from = from.transpose()?;
+    let found = match &from {
+        Some(from) => pages::differences(books, from.id, to.id, LOOKED_AT)?,
+        None => Vec::new(),
+    };
+    let title = format!("Comparison of evaluation {}", to.id);
+    let action = format!("/eval/{}/compare", to.id);
+    let number = from.as_ref().map(|from| from.id.to_string()).unwrap_or_default();
+    let content = html! {
+        h1 {
+            "Evaluation " a href=(context.link(&format!("/eval/{}", to.id))) { (to.id) }
+            @if let Some(from) = &from {
+                " against " a href=(context.link(&format!("/eval/{}", from.id))) { (from.id) }
+                @if from.jobset != to.jobset { " of " (part::jobset(context, &from.jobset)) }
+            }
+        }
+        form class="filter" method="get" action=(context.link(&action)) {
+            label { "Against evaluation " input type="number" min="1" name="from" value=(number); }
+            button type="submit" { "Compare" }
+            @if let Some(from) = &from {
+                a href=(context.link(&format!("/eval/{}/compare{}", from.id, query(&[("from", &to.id.to_string())])))) {
+                    "The other way round"
+                }
+            }
+        }
+        @if let Some(from) = &from {
+            dl class="facts" {
+                dt { "Channels" } dd { (list::changes(&from.checkouts, &to.checkouts)) }
+                dt { "Jobs before" } dd { (part::counts(from.jobs)) }
+                dt { "Jobs after" } dd { (part::counts(to.jobs)) }
+            }
+            @if found.is_empty() { p { "Their jobs are the same, and none of them failed." } }
+            @if found.len() >= LOOKED_AT { p class="box warn" { "There is more than can be shown here." } }
+            @for word in KINDS {
+                @let rows: Vec<&Difference> = found.iter().filter(|found| kind(found) == word).collect();
+                @if !rows.is_empty() {
+                    h2 { (word) " " span class="dim" { (rows.len()) } }
+                    (table(context, &rows))
+                    @if rows.len() > TOLD { p class="dim" { (rows.len() - TOLD) " more are not shown." } }
+                }
+            }
+        } @else {
+            p { "There is no evaluation before it that succeeded; name one to compare with." }
+        }
+    };
+    let frame = Frame::new(&title)
+        .below(to.jobset.as_str(), part::jobset_link(context, &to.jobset))
+        .below(format!("Evaluation {}", to.id), context.link(&format!("/eval/{}", to.id)));
+    Ok(Response::html(200, frame.show(context, &content)))
+}
+
+fn table(context: &Context, rows: &[&Difference]) -> Markup {
+    let end = |end: Option<(BuildId, BuildStatus)>| {
+        html! {
+            @match end {
+                Some((id, status)) => a href=(context.link(&format!("/build/{id}/details"))) { (part::status(status)) },
+                None => "–",
+            }
+        }
+    };
+    html! {
+        div class="scroll" {
+            table {
+                thead {
+                    tr {
+                        th scope="col" class="name" { "Job" } th scope="col" { "System" }
+                        th scope="col" { "Before" } th scope="col" { "After" }
+                    }
+                }
+                tbody {
+                    @for row in rows.iter().take(TOLD) {
+                        tr {
+                            td class="name" { (row.job) } td { (row.system) }
+                            td { (end(row.from)) } td { (end(row.to)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_of_one_kind_each() {
+        use BuildStatus::{Failed, Scheduled, Succeeded};
+        let told = |from: Option<BuildStatus>, to: Option<BuildStatus>| {
+            let end = |status: Option<BuildStatus>| status.map(|status| (BuildId(1), status));
+            let word = kind(&Difference {
+                job: String::new(),
+                system: String::new(),
+                from: end(from),
+                to: end(to),
+            });
+            assert!(KINDS.contains(&word), "{word}");
+            word
+        };
+        assert_eq!(told(Some(Succeeded), Some(Failed)), "Newly failed");
+        assert_eq!(told(Some(Failed), Some(Failed)), "Still failing");
+        assert_eq!(told(Some(Failed), Some(Succeeded)), "Newly succeeded");
+        assert_eq!(told(Some(Succeeded), Some(Succeeded)), "Rebuilt with success");
+        assert_eq!(told(Some(Succeeded), Some(Scheduled)), "Unfinished");
+        assert_eq!(told(None, Some(Failed)), "Added and failed");
+        assert_eq!(told(Some(Failed), None), "Removed");
+    }
+}

@@ -1,0 +1,295 @@
+//! What runs, what waits and why, and on which machines.
+
+use std::collections::HashMap;
+
+use maud::{Markup, html};
+use serde_json::Value;
+
+use super::{Frame, list, part};
+use crate::db::web::pages::{self, Listed};
+use crate::db::{builds, records};
+use crate::model::build::BuildId;
+use crate::proto::control::Command;
+use crate::web::access::Access;
+use crate::web::context::Context;
+use crate::web::failure::Failure;
+use crate::web::link::component;
+use crate::web::request::Request;
+use crate::web::response::Response;
+use crate::web::route::Captures;
+
+/// Builds on a page.
+const ROWS: usize = 100;
+
+/// Builds that run at once and are shown: more than one machine can take.
+const RUNNING: usize = 500;
+
+/// What builds without a worker's name run on, as a machine's.
+const HERE: &str = "local";
+
+/// GET `/queue`.
+pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<Response, Failure> {
+    let books = context.books()?;
+    let rows = pages::waiting(books, ROWS)?;
+    let (waiting, running) = builds::pending_counts(books)?;
+    let reasons = reasons(context);
+    let paused = records::setting(context.books()?, "paused.builds")?.is_some();
+    let content = html! {
+        div class="head" {
+            h1 { "Queue" }
+            span class="actions" {
+                @if context.may(Access::Operate, None) {
+                    @if paused { (part::order(context, "/admin/resume", "Resume")) }
+                    @else { (part::order(context, "/admin/pause", "Pause")) }
+                }
+            }
+        }
+        div data-live="queue" {
+            p class="dim" {
+                (part::plural(waiting, "build waits", "builds wait")) ", "
+                a href=(context.link("/status")) { (part::plural(running, "runs", "run")) } "."
+                @if waiting > ROWS as i64 { " The first " (ROWS) " are shown." }
+            }
+            @if paused { p class="box warn" { "Builds are paused: none is started." } }
+            @if reasons.is_none() && waiting > 0 {
+                p class="box warn" { "The daemon does not answer: why they wait is not known." }
+            }
+            @if !rows.is_empty() {
+                div class="scroll" {
+                    table {
+                        thead {
+                            tr {
+                                th scope="col" class="num" { "Priority" } th scope="col" class="name" { "Job" }
+                                th scope="col" { "Jobset" } th scope="col" { "System" }
+                                th scope="col" { "Waits for" } th scope="col" { "Since" } th scope="col" { "Build" }
+                            }
+                        }
+                        tbody {
+                            @for build in &rows {
+                                tr {
+                                    td class="num" { (build.priority) }
+                                    td class="name" { a href=(list::build_link(context, build)) { (build.job) } }
+                                    td { (part::jobset(context, &build.jobset)) }
+                                    td class="nowrap" { (build.system) }
+                                    td {
+                                        (reasons.as_ref().map_or("–", |all| all.get(&build.id).map_or("its turn", String::as_str)))
+                                    }
+                                    td { (part::time(context.now, build.timestamp)) }
+                                    td { a href=(list::build_link(context, build)) { (build.id) } }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    let frame = Frame { crumbs: Vec::new(), ..Frame::new("Queue").hearing("") };
+    Ok(Response::html(200, frame.show(context, &content)))
+}
+
+/// Why builds wait, as the daemon says; `None` if it does not answer.
+fn reasons(context: &Context) -> Option<HashMap<BuildId, String>> {
+    let objects = context.ask(Command::Queue { limit: ROWS }).ok()?;
+    let reason = |object: &String| {
+        let object: Value = serde_json::from_str(object).ok()?;
+        let id = object.get("id")?.as_i64()?;
+        Some((BuildId(id), object.get("waiting")?.as_str()?.to_owned()))
+    };
+    Some(objects.iter().filter_map(reason).collect())
+}
+
+/// GET `/status`.
+pub(super) fn status(
+    context: &mut Context,
+    _: &Request,
+    _: &Captures,
+) -> Result<Response, Failure> {
+    let books = context.books()?;
+    let rows = pages::running(books, RUNNING)?;
+    let (waiting, _) = builds::pending_counts(books)?;
+    let rows = with_last(context, rows)?;
+    let content = html! {
+        h1 { "Running builds" }
+        div data-live="running" {
+            p class="dim" {
+                (part::plural(rows.len() as i64, "build runs", "builds run")) ", "
+                a href=(context.link("/queue")) { (part::plural(waiting, "waits", "wait")) } "."
+            }
+            @if !rows.is_empty() { (running(context, &rows)) }
+        }
+    };
+    let frame = Frame::new("Running builds").hearing("");
+    Ok(Response::html(200, frame.show(context, &content)))
+}
+
+/// Builds with how long the one before took.
+fn with_last(
+    context: &mut Context,
+    rows: Vec<Listed>,
+) -> Result<Vec<(Listed, Option<i64>)>, Failure> {
+    let books = context.books()?;
+    let mut found = Vec::with_capacity(rows.len());
+    for row in rows {
+        let last = pages::last_duration(books, &row)?;
+        found.push((row, last));
+    }
+    Ok(found)
+}
+
+fn running(context: &Context, rows: &[(Listed, Option<i64>)]) -> Markup {
+    html! {
+        div class="scroll" {
+            table {
+                thead {
+                    tr {
+                        th scope="col" class="name" { "Job" } th scope="col" { "Jobset" } th scope="col" { "System" }
+                        th scope="col" { "For" } th scope="col" { "Progress" }
+                        th scope="col" class="far" { "On" } th scope="col" { "Build" } th scope="col" { "Log" }
+                    }
+                }
+                tbody {
+                    @for (build, last) in rows {
+                        tr {
+                            td class="name" { a href=(list::build_link(context, build)) { (build.job) } }
+                            td { (part::jobset(context, &build.jobset)) }
+                            td class="nowrap" { (build.system) }
+                            td class="nowrap" { (part::lasted(context.now, build.starttime, Some(context.now))) }
+                            td { (progress(context, build, *last)) }
+                            td class="far" {
+                                @let machine = build.worker.as_deref().unwrap_or(HERE);
+                                a href=(context.link(&format!("/machine/{}", component(machine)))) { (machine) }
+                            }
+                            td { a href=(list::build_link(context, build)) { (build.id) } }
+                            td { (list::log_link(context, build)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How far a build is if it takes as long as the last did.
+fn progress(context: &Context, build: &Listed, last: Option<i64>) -> Markup {
+    let (Some(start), Some(last)) = (build.starttime, last.filter(|last| *last > 0)) else {
+        return html! { span class="dim" { "not built before" } };
+    };
+    let elapsed = (context.now.0 - start.0).max(0);
+    let percent = elapsed.saturating_mul(100) / last;
+    html! {
+        svg class="meter" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true" {
+            rect class="f-run" x="0" y="0" width=(percent.min(100)) height="6" {}
+        }
+        span class="small" {
+            @if percent <= 100 { (percent) " % of " (part::duration(last)) }
+            @else { (part::duration(elapsed - last)) " longer than the last" }
+        }
+    }
+}
+
+/// A machine, and those of its workers that are known.
+struct Machine {
+    name: String,
+    workers: Vec<records::Worker>,
+}
+
+fn machines(context: &mut Context) -> Result<Vec<Machine>, Failure> {
+    let mut machines = vec![Machine { name: HERE.to_owned(), workers: Vec::new() }];
+    for worker in records::workers(context.books()?)? {
+        match machines.iter_mut().find(|machine| machine.name == worker.machine) {
+            Some(machine) => machine.workers.push(worker),
+            None => {
+                machines.push(Machine { name: worker.machine.clone(), workers: vec![worker] });
+            }
+        }
+    }
+    Ok(machines)
+}
+
+/// GET `/workers`.
+pub(super) fn workers(
+    context: &mut Context,
+    _: &Request,
+    _: &Captures,
+) -> Result<Response, Failure> {
+    let machines = machines(context)?;
+    let rows = pages::running(context.books()?, RUNNING)?;
+    let rows = with_last(context, rows)?;
+    let content = html! {
+        h1 { "Workers" }
+        div data-live="workers" {
+            @for machine in &machines {
+                h2 { a href=(context.link(&format!("/machine/{}", component(&machine.name)))) { (machine.name) } }
+                (tasks(context, machine, &rows))
+            }
+        }
+    };
+    let frame = Frame::new("Workers").hearing("");
+    Ok(Response::html(200, frame.show(context, &content)))
+}
+
+/// GET `/machine/NAME`.
+pub(super) fn machine(
+    context: &mut Context,
+    _: &Request,
+    captures: &Captures,
+) -> Result<Response, Failure> {
+    let name = captures.get("name");
+    let all = machines(context)?;
+    let named = |machine: &&Machine| {
+        machine.name == name || machine.workers.iter().any(|worker| worker.name == name)
+    };
+    let missing = || Failure::missing(format!("There is no machine {name:?}."));
+    let machine = all.iter().find(named).ok_or_else(missing)?;
+    let rows = pages::running(context.books()?, RUNNING)?;
+    let rows = with_last(context, rows)?;
+    let content = html! {
+        h1 { (machine.name) }
+        @if machine.name == HERE { p { "The machine on which the daemon runs, and its store daemons." } }
+        div data-live="machine" { (tasks(context, machine, &rows)) }
+    };
+    let frame = Frame::new(&machine.name).below("Workers", context.link("/workers")).hearing("");
+    Ok(Response::html(200, frame.show(context, &content)))
+}
+
+fn tasks(context: &Context, machine: &Machine, rows: &[(Listed, Option<i64>)]) -> Markup {
+    let of = |name: Option<&str>| -> Vec<(Listed, Option<i64>)> {
+        let own = rows.iter().filter(|(build, _)| build.worker.as_deref() == name);
+        own.cloned().collect()
+    };
+    html! {
+        @if machine.name == HERE {
+            @let own = of(None);
+            @if own.is_empty() { p class="dim" { "idle" } } @else { (running(context, &own)) }
+        } @else {
+            div class="scroll" {
+                table {
+                    thead {
+                        tr {
+                            th scope="col" { "Worker" } th scope="col" { "Systems" }
+                            th scope="col" class="name" { "Building" } th scope="col" { "Last seen" }
+                        }
+                    }
+                    tbody {
+                        @for worker in &machine.workers {
+                            tr {
+                                td { (worker.name) @if worker.paused { " " span class="n warn" { "paused" } } }
+                                td { (worker.systems.join(", ")) }
+                                td class="name" {
+                                    @let own = of(Some(&worker.name));
+                                    @if own.is_empty() { span class="dim" { "idle" } }
+                                    @for (build, last) in &own {
+                                        a href=(list::build_link(context, build)) { (build.job) }
+                                        (progress(context, build, *last))
+                                    }
+                                }
+                                td { (part::time(context.now, worker.last_seen)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
