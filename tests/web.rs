@@ -8,3 +8,4 @@ mod change;
 mod files;
 mod hooks;
 mod live;
+mod pages;

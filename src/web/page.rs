@@ -66,6 +66,9 @@ const fn with(path: &'static str, access: Access, answer: Answer) -> Route {
     Route { method: Method::Get, path, access, kind: Kind::Page, answer }
 }
 
+/// The title of the page that all others are below.
+const HOME: &str = "Jobsets";
+
 /// What a page has besides its content.
 struct Frame<'a> {
     /// Without the installation's name.
@@ -112,10 +115,10 @@ impl<'a> Frame<'a> {
                     (self.top(context))
                     main id="content" tabindex="-1" class=[self.wide.then_some("wide")]
                         data-events=[self.events.as_deref()] {
-                        @if !self.crumbs.is_empty() {
+                        @if self.title != HOME {
                             nav aria-label="Breadcrumbs" {
                                 ol class="crumbs" {
-                                    li { a href=(context.link("/")) { "Home" } }
+                                    li { a href=(context.link("/")) { (HOME) } }
                                     @for (name, link) in &self.crumbs {
                                         li { a href=(link) { (name) } }
                                     }

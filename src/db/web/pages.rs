@@ -11,7 +11,7 @@ use crate::db::{Error, convert, evaluations};
 use crate::model::build::{BuildId, Product};
 use crate::model::evaluation::{Checkout, Counts, Evaluation, EvaluationId};
 use crate::model::spec::JobsetName;
-use crate::model::status::{BuildStatus, EvaluationStatus, Weather};
+use crate::model::status::{BuildStatus, Weather};
 use crate::model::time::Time;
 
 /// A build as lists show it.
@@ -699,19 +699,6 @@ pub(crate) fn audit(
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// The status of an evaluation that is to be found without the rest of it.
-pub(crate) fn latest(
-    conn: &Connection,
-    jobset: &JobsetName,
-) -> Result<Option<(EvaluationId, EvaluationStatus)>, Error> {
-    Ok(conn
-        .prepare_cached(
-            "SELECT id, status FROM evaluations WHERE jobset = ?1 ORDER BY id DESC LIMIT 1",
-        )?
-        .query_row([jobset], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?)
 }
 
 #[cfg(test)]

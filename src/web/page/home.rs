@@ -3,10 +3,9 @@
 use maud::{Markup, html};
 
 use super::part::{self, query};
-use super::{Frame, list};
-use crate::db::builds;
-use crate::db::jobsets;
+use super::{Frame, HOME, list};
 use crate::db::web::pages;
+use crate::db::{builds, jobsets};
 use crate::model::evaluation::Evaluation;
 use crate::model::jobset::Jobset;
 use crate::model::spec::Specification;
@@ -72,7 +71,7 @@ pub(super) fn home(
     let (waiting, running) = builds::pending_counts(books)?;
     let content = html! {
         div class="head" {
-            h1 { "Jobsets" }
+            h1 { (HOME) }
             span class="actions" {
                 @if context.may(Access::Edit, None) {
                     a class="button" href=(context.link("/specification/add")) { "Add a jobset" }
@@ -115,7 +114,7 @@ pub(super) fn home(
             }
         }
     };
-    let frame = Frame::new("Jobsets").hearing("");
+    let frame = Frame::new(HOME).hearing("");
     Ok(Response::html(200, frame.show(context, &content)))
 }
 

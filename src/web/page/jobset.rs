@@ -3,8 +3,8 @@
 use maud::{Markup, html};
 
 use super::{Frame, chart, forge, home, list, part};
-use crate::db::jobsets;
 use crate::db::web::pages::{self, Place};
+use crate::db::{evaluations, jobsets};
 use crate::model::evaluation::{Checkout, Evaluation, EvaluationId};
 use crate::model::jobset::Jobset;
 use crate::model::spec::{JobsetName, Reference, Specification, printable_url};
@@ -57,11 +57,12 @@ pub(super) fn jobset(
         None => Vec::new(),
     };
     let recent = pages::recent(books, name, TREND)?;
+    let succeeded = evaluations::last_succeeded(books, name)?.is_some();
     let path = format!("/jobset/{}", component(name.as_str()));
     let content = html! {
         div class="head" {
             h1 { (name) @if !jobset.active { " " span class="n idle" { "inactive" } } }
-            (actions(context, &jobset))
+            (actions(context, &jobset, succeeded))
         }
         div data-live="state" {
             p class="dim" {
@@ -98,12 +99,11 @@ pub(super) fn jobset(
         }
     };
     let events = format!("?jobset={}", component(name.as_str()));
-    let frame = Frame { events: Some(events), ..Frame::new(name.as_str()) };
-    let frame = Frame { crumbs: vec![("Jobsets".to_owned(), context.link("/"))], ..frame };
+    let frame = Frame::new(name.as_str()).hearing(events);
     Ok(Response::html(200, frame.show(context, &content)))
 }
 
-fn actions(context: &Context, jobset: &Jobset) -> Markup {
+fn actions(context: &Context, jobset: &Jobset, succeeded: bool) -> Markup {
     let name = &jobset.name;
     let encoded = component(name.as_str());
     html! {
@@ -119,7 +119,9 @@ fn actions(context: &Context, jobset: &Jobset) -> Markup {
                 }
                 a class="button" href=(context.link(&format!("/admin/specifications/delete/{encoded}"))) { "Delete" }
             }
-            a class="button" href=(context.link(&format!("/eval/latest/dashboard?spec={encoded}"))) { "Dashboard" }
+            @if succeeded {
+                a class="button" href=(context.link(&format!("/eval/latest/dashboard?spec={encoded}"))) { "Dashboard" }
+            }
             a class="button" href=(context.link(&format!("/events/rss?specification={encoded}"))) { "RSS" }
         }
     }

@@ -1,6 +1,6 @@
 //! Parts that many pages are made of: states as icon and word, times, sizes, counts, forms, pagers.
 
-use maud::{Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use crate::db::web::pages::Page;
 use crate::model::evaluation::{Counts, Evaluation};
@@ -303,11 +303,6 @@ pub(super) fn query(pairs: &[(&str, &str)]) -> String {
         text.push_str(&format!("{key}={}", component(value)));
     }
     text
-}
-
-/// Markup that is known to be markup, such as what `log_view` made.
-pub(super) fn ready(text: String) -> Markup {
-    PreEscaped(text)
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
             }
         }
     };
-    let frame = Frame { crumbs: Vec::new(), ..Frame::new("Queue").hearing("") };
+    let frame = Frame::new("Queue").hearing("");
     Ok(Response::html(200, frame.show(context, &content)))
 }
 

@@ -194,8 +194,7 @@ pub(in crate::web) fn form(
             }
         }
     };
-    let frame = Frame::new(&title).below("Jobsets", context.link("/"));
-    frame.show(context, &content)
+    Frame::new(&title).show(context, &content)
 }
 
 struct Fields<'a> {
