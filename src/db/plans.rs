@@ -25,6 +25,7 @@ const SOURCES: &[&str] = &[
     include_str!("records.rs"),
     include_str!("wanted.rs"),
     include_str!("web/downloads.rs"),
+    include_str!("web/pages.rs"),
 ];
 
 /// Tables that hold few rows, whatever happens.
@@ -60,7 +61,7 @@ fn statements(source: &str) -> Vec<String> {
     let code = source.split("#[cfg(test)]").next().unwrap_or_default();
     let starts = ["SELECT ", "UPDATE ", "DELETE ", "INSERT ", "WITH "];
     // Which columns are read does not matter.
-    let code = code.replace("\\\"", "\u{1}").replace("{COLUMNS}", "*");
+    let code = code.replace("\\\"", "\u{1}").replace("{COLUMNS}", "*").replace("{LISTED}", "b.*");
     code.split('"')
         .skip(1)
         .step_by(2)

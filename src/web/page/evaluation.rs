@@ -93,7 +93,8 @@ pub(super) fn evaluation(
         Vec::new()
     };
     let mut budget = log::Budget::new();
-    let mut told = Vec::new();
+    // One log is told once, however many fail with it.
+    let (mut told, mut read) = (Vec::new(), Vec::new());
     for build in news {
         let causes = if build.status == BuildStatus::FailedDependency {
             pages::causes(books, build.id, 3)?
@@ -101,7 +102,9 @@ pub(super) fn evaluation(
             Vec::new()
         };
         let source = causes.first().unwrap_or(&build);
-        let lines = source.log.as_deref().and_then(|path| budget.last_lines(path.as_ref()));
+        let path = source.log.as_deref().filter(|_| !read.contains(&source.id));
+        let lines = path.and_then(|path| budget.last_lines(path.as_ref()));
+        read.push(source.id);
         told.push((build, causes, lines));
     }
     let kept = jobsets::get(books, &name)?.as_ref().and_then(jobset::specification);
