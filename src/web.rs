@@ -7,8 +7,6 @@
 //! A request comes in through `serve`, which tells it to its route in `routes`; `access` says who asks, and whether
 //! the route is for them; `api`, `page`, `change`, `live` and `file` answer.
 
-#![allow(dead_code, reason = "parts of it are on their way")]
-
 mod access;
 mod api;
 mod change;

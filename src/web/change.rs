@@ -66,7 +66,6 @@ pub(super) const ROUTES: &[Route] = &[
     get("/api/dashboard/register", Access::Read, Kind::Api, dashboard::register),
     get("/dashboard/:id", Access::Read, Kind::Api, dashboard::open),
     // What was changed, and refused.
-    get("/admin/audit", Access::Administer, Kind::Page, audit::show),
     get("/api/audit", Access::Administer, Kind::Api, audit::list),
     // Hooks.
     api(Method::Post, "/jobset/:name/hook/evaluate", Access::Signed, hook::evaluate),

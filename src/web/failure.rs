@@ -25,8 +25,6 @@ pub(super) enum Failure {
     Method(Vec<&'static str>),
     /// 409: its state does not allow it.
     Conflict(String),
-    /// 413 or 414 or 431: too much of something.
-    TooLarge(String),
     /// 422: what was sent was understood and is not valid.
     Invalid(String),
     /// 429, to be tried again after so many seconds.
@@ -56,7 +54,6 @@ impl Failure {
             Self::Missing(_) => 404,
             Self::Method(_) => 405,
             Self::Conflict(_) => 409,
-            Self::TooLarge(_) => 413,
             Self::Invalid(_) => 422,
             Self::TooMany(..) => 429,
             Self::Internal(_) => 500,
@@ -71,7 +68,6 @@ impl Failure {
             | Self::Forbidden(why)
             | Self::Missing(why)
             | Self::Conflict(why)
-            | Self::TooLarge(why)
             | Self::Invalid(why)
             | Self::TooMany(why, _)
             | Self::Unavailable(why) => why.clone(),
@@ -112,7 +108,6 @@ impl Failure {
             | Self::Forbidden(_)
             | Self::Missing(_)
             | Self::Conflict(_)
-            | Self::TooLarge(_)
             | Self::Invalid(_)
             | Self::Unavailable(_)
             | Self::Internal(_) => response,

@@ -32,7 +32,6 @@ use super::route::{Answer, Kind, Route};
 
 pub(super) const ROUTES: &[Route] = &[
     with("/assets/:name", Access::Open, asset::get),
-    with("/login", Access::Open, place::login),
     page("/", home::home),
     page("/jobset/:name", jobset::jobset),
     page("/jobset/:name/job/:job", job::job),
@@ -55,7 +54,7 @@ pub(super) const ROUTES: &[Route] = &[
     page("/metrics", metrics::metrics),
     page("/specification/add", specification::add),
     page("/specification/edit/:name", specification::edit),
-    page("/audit", place::audit),
+    with("/admin/audit", Access::Administer, place::audit),
 ];
 
 const fn page(path: &'static str, answer: Answer) -> Route {
@@ -156,7 +155,7 @@ impl<'a> Frame<'a> {
                         a href=(context.link("/workers")) { "Workers" }
                         a href=(context.link("/metrics")) { "Metrics" }
                         @if context.may(Access::Administer, None) {
-                            a href=(context.link("/audit")) { "Audit" }
+                            a href=(context.link("/admin/audit")) { "Audit" }
                         }
                     }
                     form role="search" action=(context.link("/search")) method="get" {

@@ -669,38 +669,6 @@ pub(crate) fn metric(
     Ok(rows)
 }
 
-/// A line of the audit log.
-#[derive(Debug)]
-pub(crate) struct Audited {
-    pub(crate) id: i64,
-    pub(crate) time: Time,
-    pub(crate) who: String,
-    pub(crate) command: String,
-    pub(crate) outcome: String,
-}
-
-/// A page of the audit log, newest first.
-pub(crate) fn audit(
-    conn: &Connection,
-    below: Option<i64>,
-    limit: usize,
-) -> Result<Vec<Audited>, Error> {
-    let mut statement = conn.prepare_cached(
-        "SELECT id, time, who, command, outcome FROM audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
-    )?;
-    let below = below.unwrap_or(i64::MAX);
-    let rows = statement.query_map(params![below, convert::limit(limit)], |row| {
-        Ok(Audited {
-            id: row.get(0)?,
-            time: row.get(1)?,
-            who: row.get(2)?,
-            command: row.get(3)?,
-            outcome: row.get(4)?,
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

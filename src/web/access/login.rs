@@ -34,13 +34,13 @@ fn form(context: &Context, status: u16, next: &str, failed: Option<&str>) -> Res
     let content = html! {
         h1 { "Log in" }
         @if let Some(why) = failed { p role="alert" { (why) } }
-        form method="post" action=(context.link("/login")) {
+        form class="edit" method="post" action=(context.link("/login")) {
             @if is_here(next) { input type="hidden" name="next" value=(next); }
             p {
-                label for="token" { "Token" } " "
+                label for="token" { "Token" }
                 input id="token" name="token" type="password" autocomplete="current-password" required;
             }
-            button type="submit" { "Log in" }
+            button type="submit" class="main" { "Log in" }
         }
         p { "Whoever runs this installation makes tokens, with " code { "gorget token add" } "." }
     };

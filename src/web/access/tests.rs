@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, bounded};
@@ -156,11 +156,6 @@ fn every_route_asks_for_its_role_and_no_get_changes_anything() {
         let nobody = Config { socket: directory.path().join("nobody"), ..config.clone() };
         let live = live::spawn(&spawner, &nobody).unwrap();
         let mut context = Context::new(Arc::new(Shared::new(config, live)));
-            log_directory: PathBuf::new(),
-            products_directory: PathBuf::new(),
-            parameters,
-        };
-        let mut context = Context::new(Arc::new(Shared::new(config)));
         let roles = Role::ALL.iter().map(|(word, role)| Some((*word, *role)));
         for known in [None].into_iter().chain(roles) {
             // What other tests call is not what is offered.

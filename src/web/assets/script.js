@@ -35,10 +35,13 @@
   };
   if (main.dataset.events !== undefined && window.EventSource) {
     let source = null;
+    // The first word tells the state of things, which the page shows already; a later one, that some was missed.
+    let known = false;
     const open = () => {
       if (source || document.hidden) return;
       source = new EventSource(`${base}/api/events${main.dataset.events}`);
-      for (const name of ["message", "state", "jobset-changed", "evaluation-started", "evaluation-ended",
+      source.addEventListener("status", () => { if (known) plan(); known = true; });
+      for (const name of ["jobset-changed", "builds", "daemon", "evaluation-started", "evaluation-ended",
         "builds-queued", "build-started", "build-ended", "worker-joined", "worker-left", "overflow"]) {
         source.addEventListener(name, plan);
       }
@@ -53,7 +56,9 @@
   // A log that grows: lines come escaped and coloured from the server.
   const log = document.querySelector("pre[data-log]");
   if (log && window.EventSource) {
-    const source = new EventSource(`${log.dataset.log}?from=${log.dataset.from || 0}`);
+    const source = new EventSource(`${log.dataset.log}?from=${log.dataset.from || 0}&line=${log.dataset.line || 1}`);
+    // Another try writes the log anew.
+    source.addEventListener("begin", () => { log.textContent = ""; });
     source.addEventListener("log", (event) => {
       const end = innerHeight + scrollY >= document.body.scrollHeight - 40;
       log.insertAdjacentHTML("beforeend", JSON.parse(event.data).html);

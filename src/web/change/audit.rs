@@ -1,12 +1,10 @@
 //! The audit log, for those who may do everything: who did what from where, and how it ended.
 
-use maud::html;
 use serde::Serialize;
 
 use crate::db::records::{self, Audited};
 use crate::web::context::Context;
 use crate::web::failure::Failure;
-use crate::web::page;
 use crate::web::request::Request;
 use crate::web::response::Response;
 use crate::web::route::Captures;
@@ -37,7 +35,7 @@ pub(super) fn list(
         return Err(Failure::bad(format!("nr: expected a number from 1 to {MOST}")));
     }
     let lines = read(context, request, nr)?;
-    let line = |Audited { id, time, who, command, outcome, date: _ }| Line {
+    let line = |Audited { id, time, who, command, outcome }| Line {
         id,
         time: time.0,
         who,
@@ -45,48 +43,6 @@ pub(super) fn list(
         outcome,
     };
     Ok(Response::json(&lines.into_iter().map(line).collect::<Vec<_>>()))
-}
-
-/// GET `/admin/audit?before=ID`.
-pub(super) fn show(
-    context: &mut Context,
-    request: &Request,
-    _: &Captures,
-) -> Result<Response, Failure> {
-    let lines = read(context, request, LINES)?;
-    let older = lines.last().filter(|_| lines.len() as i64 == LINES).map(|line| line.id);
-    let content = html! {
-        h1 { "Audit log" }
-        @if lines.is_empty() {
-            p { "Nothing here." }
-        } @else {
-            table {
-                thead {
-                    tr {
-                        th scope="col" { "Time" }
-                        th scope="col" { "Who" }
-                        th scope="col" { "What" }
-                        th scope="col" { "Outcome" }
-                    }
-                }
-                tbody {
-                    @for line in &lines {
-                        tr {
-                            td { time datetime=(line.date) { (line.date) } }
-                            td { (line.who) }
-                            td { (line.command) }
-                            td { (line.outcome) }
-                        }
-                    }
-                }
-            }
-        }
-        @if let Some(id) = older {
-            p { a rel="next nofollow" href=(context.link(&format!("/admin/audit?before={id}"))) { "Older" } }
-        }
-    };
-    let page = Response::html(200, page::frame(context, "Audit log", content));
-    Ok(page.with("Cache-Control", "no-store"))
 }
 
 fn read(context: &mut Context, request: &Request, nr: i64) -> Result<Vec<Audited>, Failure> {

@@ -11,6 +11,7 @@ use crate::logs::Tail;
 use crate::model::status::{BuildStatus, EvaluationStatus};
 use crate::web::context::Context;
 use crate::web::failure::Failure;
+use crate::web::log_view;
 use crate::web::request::Request;
 use crate::web::response::Response;
 use crate::web::route::Captures;
@@ -99,16 +100,6 @@ impl Budget {
         let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
         let visible = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
         Some(last.chars().filter(visible).collect()).filter(|text: &String| !text.trim().is_empty())
-    }
-}
-
-/// Lines with numbers that are links to themselves.
-fn lines(text: &str, first: usize) -> Markup {
-    html! {
-        @for (n, line) in text.lines().enumerate() {
-            @let number = first + n;
-            span class="l" id={ "L" (number) } { a href={ "#L" (number) } { (number) } (line) "\n" }
-        }
     }
 }
 
@@ -201,8 +192,10 @@ fn show(context: &Context, path: &str, part: &Part, runs: bool) -> Markup {
             }
         }
         @if part.text.is_empty() && !runs { p { "It is empty." } }
-        pre class="log" data-log=[runs.then(|| link("/events".to_owned()))]
-            data-from=[runs.then_some(part.end)] { (lines(&part.text, part.first)) }
+        pre class="log" data-log=[runs.then(|| link("/events".to_owned()))] data-from=[runs.then_some(part.end)]
+            data-line=[runs.then_some(part.first + part.text.lines().count())] {
+            @if !part.text.is_empty() { (log_view::lines(&part.text, part.first)) }
+        }
         @if part.more { p class="box warn" { "There is more: go on, or read the raw log." } }
         @if runs { p class="dim" data-live="runs" { "It is still growing." } }
         span id="end" {}
@@ -241,13 +234,6 @@ mod tests {
         assert_eq!((part.text.as_str(), part.first, part.more), ("three\n", 3, false));
         let part = read(&path, Some(1_000), 100, READ).unwrap();
         assert_eq!((part.text.as_str(), part.more), ("", false));
-    }
-
-    #[test]
-    fn lines_are_escaped_and_numbered() {
-        let html = lines("<b>\nx\n", 7).into_string();
-        assert!(html.contains("id=\"L7\"") && html.contains("&lt;b&gt;"), "{html}");
-        assert!(html.contains("id=\"L8\"") && !html.contains("id=\"L9\""), "{html}");
     }
 
     #[test]

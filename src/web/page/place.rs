@@ -1,10 +1,9 @@
-//! Pages about the installation and who uses it: logging in, and what was done.
+//! What was done on this installation, and by whom.
 
 use maud::html;
 
 use super::{Frame, part};
-use crate::db::web::pages;
-use crate::web::access::Access;
+use crate::db::records;
 use crate::web::context::Context;
 use crate::web::failure::Failure;
 use crate::web::request::Request;
@@ -12,39 +11,16 @@ use crate::web::response::Response;
 use crate::web::route::Captures;
 
 /// Lines of the audit log on a page.
-const ROWS: usize = 100;
+const ROWS: i64 = 100;
 
-/// GET `/login`: `next`, where to go then.
-pub(super) fn login(
-    context: &mut Context,
-    request: &Request,
-    _: &Captures,
-) -> Result<Response, Failure> {
-    let next = request.query.get("next").unwrap_or("/");
-    let content = html! {
-        h1 { "Log in" }
-        p { "With a token, which " code { "gorget token add" } " makes." }
-        form class="edit" method="post" action=(context.link("/login")) {
-            input type="hidden" name="next" value=(next);
-            p {
-                label for="token" { "Token" }
-                input type="password" id="token" name="token" required autocomplete="current-password";
-            }
-            button type="submit" class="main" { "Log in" }
-        }
-    };
-    Ok(Response::html(200, Frame::new("Log in").show(context, &content)))
-}
-
-/// GET `/audit`: `below`.
+/// GET `/admin/audit`: `before`, an id.
 pub(super) fn audit(
     context: &mut Context,
     request: &Request,
     _: &Captures,
 ) -> Result<Response, Failure> {
-    context.must(Access::Administer, None)?;
-    let below = request.query.number("below");
-    let rows = pages::audit(context.books()?, below, ROWS)?;
+    let before = request.query.number("before");
+    let rows = records::audited(context.books()?, before.unwrap_or(i64::MAX), ROWS)?;
     let content = html! {
         h1 { "Audit log" }
         @if rows.is_empty() { p { "Nothing was changed yet." } }
@@ -69,11 +45,12 @@ pub(super) fn audit(
             }
         }
         nav class="pager" aria-label="Pages" {
-            @if below.is_some() { a href=(context.link("/audit")) { "Newest" } }
-            @if let Some(last) = rows.last().filter(|_| rows.len() == ROWS) {
-                a rel="next" href=(context.link(&format!("/audit?below={}", last.id))) { "Older" }
+            @if before.is_some() { a href=(context.link("/admin/audit")) { "Newest" } }
+            @if let Some(last) = rows.last().filter(|_| rows.len() as i64 == ROWS) {
+                a rel="next" href=(context.link(&format!("/admin/audit?before={}", last.id))) { "Older" }
             }
         }
     };
-    Ok(Response::html(200, Frame::new("Audit log").show(context, &content)))
+    let page = Response::html(200, Frame::new("Audit log").show(context, &content));
+    Ok(page.with("Cache-Control", "no-store"))
 }
