@@ -32,6 +32,17 @@
 //! one-shot             drives the others once, with `--one-shot`       daemon/one_shot.rs
 //! ```
 //!
+//! With `--web`, and in `gorget web`, besides:
+//!
+//! ```text
+//! gate                 owns the TCP sockets: reads requests whole, hands them to tiny_http    web/gate.rs
+//!   gate/stop          wakes it at the stop
+//! web/N                each answers one request at a time              web/serve.rs
+//!   stream/N           each writes one answer that is long, or goes on web/serve/stream.rs
+//! web/events           hands events to those who listen                web/live/hub.rs
+//!   web/bridge         hears them from the daemon
+//! ```
+//!
 //! Requests go down this list on bounded inboxes; results come up on lanes with room for every outstanding
 //! request, which a loop serves first. An actor waits for an answer only from one below it, so that no circle
 //! of waiting can arise; the bridge's connections, which are no actors, may ask anyone, for a bounded time.
