@@ -12,6 +12,7 @@ mod api;
 mod change;
 mod context;
 mod failure;
+mod feed;
 mod file;
 mod gate;
 mod hook;

@@ -6,6 +6,7 @@ mod basics;
 mod bounds;
 mod change;
 mod files;
+mod feeds;
 mod hooks;
 mod live;
 mod pages;

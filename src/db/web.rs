@@ -5,5 +5,6 @@
 pub(crate) mod builds;
 pub(crate) mod downloads;
 pub(crate) mod evaluations;
+pub(crate) mod feeds;
 pub(crate) mod jobs;
 pub(crate) mod pages;

@@ -5,7 +5,7 @@ use super::context::Context;
 use super::failure::Failure;
 use super::request::{Method, Request};
 use super::response::Response;
-use super::{api, change, file, live, page};
+use super::{api, change, feed, file, live, page};
 
 /// For whom an answer is, so that errors are told in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Route> {
     let all = [
         api::ROUTES,
         change::ROUTES,
+        feed::ROUTES,
         live::ROUTES,
         file::ROUTES,
         page::ROUTES,

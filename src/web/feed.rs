@@ -1,0 +1,25 @@
+//! What machines read that is no API: health, badges, news.
+
+mod badge;
+mod date;
+mod health;
+mod news;
+mod xml;
+
+use super::access::Access;
+use super::request::Method;
+use super::route::{Answer, Kind, Route};
+
+pub(super) const ROUTES: &[Route] = &[
+    get("/healthz", Access::Open, Kind::Api, health::health),
+    get("/robots.txt", Access::Open, Kind::Text, health::robots),
+    get("/jobset/:name/badge.svg", Access::Read, Kind::Text, badge::show),
+    get("/events/rss", Access::Read, Kind::Text, news::rss),
+    get("/events/atom", Access::Read, Kind::Text, news::atom),
+    get("/jobset/:name/rss", Access::Read, Kind::Text, news::rss_of),
+    get("/jobset/:name/atom", Access::Read, Kind::Text, news::atom_of),
+];
+
+const fn get(path: &'static str, access: Access, kind: Kind, answer: Answer) -> Route {
+    Route { method: Method::Get, path, access, kind, answer }
+}
