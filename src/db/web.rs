@@ -8,3 +8,4 @@ pub(crate) mod evaluations;
 pub(crate) mod feeds;
 pub(crate) mod jobs;
 pub(crate) mod pages;
+pub(crate) mod numbers;

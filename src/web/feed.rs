@@ -1,9 +1,10 @@
-//! What machines read that is no API: health, badges, news.
+//! What machines read besides the API: health, badges, news, numbers.
 
 mod badge;
 mod date;
 mod health;
 mod news;
+mod prometheus;
 mod xml;
 
 use super::access::Access;
@@ -17,6 +18,7 @@ pub(super) const ROUTES: &[Route] = &[
     get("/events/rss", Access::Read, Kind::Text, news::rss),
     get("/events/atom", Access::Read, Kind::Text, news::atom),
     get("/jobset/:name/rss", Access::Read, Kind::Text, news::rss_of),
+    get("/prometheus", Access::Read, Kind::Text, prometheus::show),
     get("/jobset/:name/atom", Access::Read, Kind::Text, news::atom_of),
 ];
 

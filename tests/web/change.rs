@@ -375,11 +375,11 @@ fn without_a_daemon_nothing_is_changed_and_that_is_said() {
 }
 
 /// `gorget web` as a process of its own, ended when dropped.
-struct Alone(std::process::Child);
+pub(super) struct Alone(std::process::Child);
 
 impl Alone {
     #[expect(clippy::disallowed_methods, reason = "the program under test")]
-    fn start(daemon: &Daemon, port: u16) -> Self {
+    pub(super) fn start(daemon: &Daemon, port: u16) -> Self {
         let child = std::process::Command::new(env!("CARGO_BIN_EXE_gorget"))
             .arg("web")
             .arg(format!("--state-directory={}", daemon.state().display()))

@@ -1,7 +1,10 @@
 //! What machines read besides the API: health, badges, news, numbers, the description of the API.
 
+use std::collections::BTreeMap;
+
 use roxmltree::Document;
 
+use super::change::Alone;
 use crate::support::daemon::Daemon;
 use crate::support::http::{Reply, Web};
 use crate::support::jobs::{Repository, job};
@@ -151,4 +154,66 @@ fn health_and_what_crawlers_leave_alone() {
     for path in ["/search", "/build/*/log", "/eval/*/compare", "/*?"] {
         assert!(robots.contains(&format!("Disallow: {path}\n")), "{robots}");
     }
+}
+
+/// What Prometheus reads: the value of each sample, of metrics that are described before.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let (mut known, mut found) = (String::new(), BTreeMap::new());
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            known = rest.split_once(' ').unwrap().0.to_owned();
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            assert!([format!("{known} gauge"), format!("{known} counter")].contains(&rest.into()));
+        } else {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert_eq!(name.split('{').next().unwrap(), known, "{line}");
+            assert!(found.insert(name.to_owned(), value.parse().unwrap()).is_none(), "{line}");
+        }
+    }
+    found
+}
+
+#[test]
+fn numbers_are_for_prometheus_with_and_without_a_daemon() {
+    let (mut daemon, repository, web) = with_news();
+    let reply = web.get("/prometheus");
+    let found = samples(&good(&reply, "text/plain;version=0.0.4;charset=utf-8"));
+    for (name, value) in [
+        ("gorget_daemon_up", 1.0),
+        ("gorget_evaluations_started_total", 3.0),
+        ("gorget_builds_registered_total", 4.0),
+        ("gorget_builds_pending{status=\"scheduled\"}", 0.0),
+        ("gorget_pool_used{pool=\"builds\"}", 0.0),
+        ("gorget_paused{what=\"builds\"}", 0.0),
+        ("gorget_jobset_active{jobset=\"s\"}", 1.0),
+        ("gorget_jobset_error{jobset=\"s\"}", 1.0),
+        ("gorget_jobset_evaluation_status{jobset=\"s\"}", 1.0),
+        ("gorget_jobset_jobs{jobset=\"s\",status=\"succeeded\"}", 1.0),
+        ("gorget_jobset_jobs{jobset=\"s\",status=\"failed\"}", 1.0),
+    ] {
+        assert_eq!(found.get(name), Some(&value), "{name}: {found:#?}");
+    }
+    assert!(found["gorget_database_size_bytes"] > 0.0);
+    // What waits, by reason.
+    daemon.ask("pause builds");
+    repository.set_jobs(&(job("good", "exit 0", "") + &job("bad", "exit 6", "")));
+    daemon.ask("trigger s");
+    daemon.until("queue", |queue| queue.len() == 2);
+    let found = samples(&web.get("/prometheus").text());
+    assert_eq!(found.get("gorget_queue_builds{reason=\"paused\"}"), Some(&2.0), "{found:#?}");
+    assert_eq!(found.get("gorget_builds_pending{status=\"scheduled\"}"), Some(&2.0));
+    // The process serves both; so another one serves the web here.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let alone = Alone::start(&daemon, port);
+    let web = Web(([127, 0, 0, 1], port).into());
+    assert_eq!(web.get("/healthz").status, 200);
+    daemon.stop();
+    let reply = web.get("/healthz");
+    let told = r#"{"status":"unavailable","database":true,"daemon":false}"#;
+    assert_eq!((reply.status, reply.text().as_str()), (503, told));
+    let found = samples(&web.get("/prometheus").text());
+    assert_eq!(found.get("gorget_daemon_up"), Some(&0.0));
+    assert_eq!(found.get("gorget_builds_pending{status=\"scheduled\"}"), Some(&2.0));
+    assert!(!found.keys().any(|name| name.starts_with("gorget_queue_builds")));
+    drop(alone);
 }
