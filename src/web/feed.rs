@@ -1,9 +1,10 @@
-//! What machines read besides the API: health, badges, news, numbers.
+//! What machines read besides the API: health, badges, news, numbers, and how the API is described.
 
 mod badge;
 mod date;
 mod health;
 mod news;
+mod openapi;
 mod prometheus;
 mod xml;
 
@@ -19,6 +20,7 @@ pub(super) const ROUTES: &[Route] = &[
     get("/events/atom", Access::Read, Kind::Text, news::atom),
     get("/jobset/:name/rss", Access::Read, Kind::Text, news::rss_of),
     get("/prometheus", Access::Read, Kind::Text, prometheus::show),
+    get("/api/openapi.json", Access::Read, Kind::Api, openapi::show),
     get("/jobset/:name/atom", Access::Read, Kind::Text, news::atom_of),
 ];
 

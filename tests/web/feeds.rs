@@ -217,3 +217,12 @@ fn numbers_are_for_prometheus_with_and_without_a_daemon() {
     assert!(!found.keys().any(|name| name.starts_with("gorget_queue_builds")));
     drop(alone);
 }
+
+#[test]
+fn the_api_describes_itself() {
+    let daemon = Daemon::start(&["--web=127.0.0.1:0"]);
+    let web = Web::of(&daemon);
+    let reply = web.get("/api/openapi.json");
+    good(&reply, "application/json;charset=utf-8");
+    assert_eq!(web.json("/api/openapi.json")["openapi"], "3.1.0");
+}
