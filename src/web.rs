@@ -23,6 +23,7 @@ mod page;
 mod request;
 mod response;
 mod route;
+mod search;
 mod serve;
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};

@@ -10,3 +10,4 @@ mod feeds;
 mod hooks;
 mod live;
 mod pages;
+mod search;

@@ -9,3 +9,4 @@ pub(crate) mod feeds;
 pub(crate) mod jobs;
 pub(crate) mod pages;
 pub(crate) mod numbers;
+pub(crate) mod search;

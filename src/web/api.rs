@@ -6,6 +6,7 @@ mod builds;
 mod channels;
 mod evaluations;
 mod jobsets;
+mod search;
 mod view;
 
 use super::access::Access;
@@ -35,6 +36,9 @@ pub(super) const ROUTES: &[Route] = &[
     get("/api/jobs/history", evaluations::history),
     get("/api/latestbuilds", builds::latest),
     get("/api/queue", builds::queue),
+    get("/api/search", search::list),
+    get("/search/latest", search::latest),
+    get("/search/latest/:type", search::latest_product),
     text("/eval/latest/channels.scm", channels::latest),
     text("/eval/:id/channels.scm", channels::of_evaluation),
 ];

@@ -25,7 +25,7 @@ const KEYS: [&str; 17] = [
 ];
 
 /// A daemon whose jobset `s` has an ended evaluation: `good` succeeded, `bad` failed.
-fn with_builds() -> (Daemon, Repository, Web) {
+pub(super) fn with_builds() -> (Daemon, Repository, Web) {
     let mut script = job("good", "true", "");
     script.push_str(&job("bad", "exit 3", ""));
     let repository = Repository::with_jobs(&script);

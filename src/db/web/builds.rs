@@ -135,26 +135,26 @@ pub(super) fn show(conn: &Connection, found: Vec<Build>) -> Result<Vec<Shown>, E
 
 /// Conditions and their values, in step.
 #[derive(Default)]
-struct Conditions {
-    text: Vec<String>,
-    values: Vec<Value>,
+pub(super) struct Conditions {
+    pub(super) text: Vec<String>,
+    pub(super) values: Vec<Value>,
 }
 
 impl Conditions {
     /// `condition` has a `?` for each of the values.
-    fn add(&mut self, condition: &str, values: impl IntoIterator<Item = Value>) {
+    pub(super) fn add(&mut self, condition: &str, values: impl IntoIterator<Item = Value>) {
         self.text.push(condition.to_owned());
         self.values.extend(values);
     }
 
-    fn equal<T: Clone + Into<Value>>(&mut self, column: &str, value: Option<&T>) {
+    pub(super) fn equal<T: Clone + Into<Value>>(&mut self, column: &str, value: Option<&T>) {
         if let Some(value) = value {
             self.add(&format!("{column} = ?"), [value.clone().into()]);
         }
     }
 }
 
-fn number(value: i64) -> Value {
+pub(super) fn number(value: i64) -> Value {
     Value::Integer(value)
 }
 

@@ -93,12 +93,12 @@ pub(super) fn queue(
     Ok(shown(&builds::queue(context.books()?, &filter(request), limit)?))
 }
 
-fn shown(found: &[Shown]) -> Response {
+pub(super) fn shown(found: &[Shown]) -> Response {
     Response::json(&found.iter().map(BuildView::new).collect::<Vec<_>>())
 }
 
 /// What a list was told to begin after: `EVALUATION-BUILD`.
-fn position(text: &str) -> Result<(EvaluationId, BuildId), Failure> {
+pub(super) fn position(text: &str) -> Result<(EvaluationId, BuildId), Failure> {
     let numbers = text.split_once('-').and_then(|(evaluation, build)| {
         Some((EvaluationId(evaluation.parse().ok()?), BuildId(build.parse().ok()?)))
     });
