@@ -26,6 +26,13 @@ const SOURCES: &[&str] = &[
     include_str!("wanted.rs"),
     include_str!("web/downloads.rs"),
     include_str!("web/pages.rs"),
+    include_str!("web/builds.rs"),
+    include_str!("web/differences.rs"),
+    include_str!("web/evaluations.rs"),
+    include_str!("web/jobs.rs"),
+    include_str!("web/machines.rs"),
+    include_str!("web/relations.rs"),
+    include_str!("web/search.rs"),
 ];
 
 /// Tables that hold few rows, whatever happens.

@@ -4,8 +4,11 @@
 
 mod builds;
 mod channels;
+mod differences;
 mod evaluations;
 mod jobsets;
+mod machines;
+mod relations;
 mod search;
 mod view;
 
@@ -36,6 +39,14 @@ pub(super) const ROUTES: &[Route] = &[
     get("/api/jobs/history", evaluations::history),
     get("/api/latestbuilds", builds::latest),
     get("/api/queue", builds::queue),
+    get("/api/evaluation/:id/diff", differences::diff),
+    get("/api/evaluation/:id/summary", differences::summary),
+    get("/api/build/:id/dependencies", relations::dependencies),
+    get("/api/build/:id/dependents", relations::dependents),
+    get("/api/build/:id/first-failure", relations::first_failure),
+    get("/api/jobsets/:name", jobsets::one),
+    get("/api/workers", machines::workers),
+    get("/api/metrics", machines::metrics),
     get("/api/search", search::list),
     get("/search/latest", search::latest),
     get("/search/latest/:type", search::latest_product),
@@ -60,15 +71,16 @@ fn wanted(request: &Request, most: usize, missing: &str) -> Result<usize, Failur
 
 /// Adds where the list goes on: the same request with `key` set to `value`.
 fn going_on(response: Response, request: &Request, key: &str, value: &str) -> Response {
+    going_on_with(response, request, &[(key, value)])
+}
+
+/// As [`going_on`], with several keys set.
+fn going_on_with(response: Response, request: &Request, set: &[(&str, &str)]) -> Response {
     let path: Vec<String> = request.path.iter().map(|part| super::link::component(part)).collect();
-    let mut target = format!("/{}?", path.join("/"));
-    for (known, old) in request.query.iter().filter(|(known, _)| *known != key) {
-        target.push_str(&format!(
-            "{}={}&",
-            super::link::component(known),
-            super::link::component(old)
-        ));
-    }
-    target.push_str(&format!("{}={}", super::link::component(key), super::link::component(value)));
+    let kept = request.query.iter().filter(|(known, _)| set.iter().all(|(key, _)| known != key));
+    let pairs = kept.chain(set.iter().copied()).map(|(key, value)| {
+        format!("{}={}", super::link::component(key), super::link::component(value))
+    });
+    let target = format!("/{}?{}", path.join("/"), pairs.collect::<Vec<_>>().join("&"));
     response.with("Link", format!("<{target}>; rel=\"next\""))
 }

@@ -116,3 +116,88 @@ fn channels_are_those_of_the_evaluation() {
         assert_eq!(web.get(missing).status, 404, "{missing}");
     }
 }
+
+#[test]
+fn what_pages_show_is_there_for_programs() {
+    let (mut daemon, repository, web) = with_builds();
+    let summary = web.json("/api/evaluation/1/summary");
+    assert_eq!((&summary["progress"], &summary["jobs"]["failed"]), (&100.into(), &1.into()));
+    assert_eq!(web.get("/api/evaluation/1/diff").status, 404);
+    let mut script = job("good", "exit 4", "");
+    script.push_str(&job("new", "true", ""));
+    script.push_str(&job("after", "true", r#""needs":["good"]"#));
+    repository.set_jobs(&script);
+    daemon.ask("trigger s");
+    crate::support::until("the second evaluation's builds to end", || {
+        let ended = daemon.ask("evaluation 2").pop()?;
+        (ended["status"] == "succeeded"
+            && ended["jobs"]["pending"] == 0
+            && ended["jobs"]["total"] == 3)
+            .then_some(())
+    });
+    let diff = web.json("/api/evaluation/2/diff?from=previous");
+    assert_eq!(web.json("/api/evaluation/2/diff?from=1"), diff);
+    assert_eq!((&diff["evaluation"], &diff["from"]), (&2.into(), &1.into()));
+    let jobs = |bucket: &str| -> Vec<String> {
+        let jobs = diff["jobs"][bucket].as_array().unwrap().iter();
+        let names = jobs.map(|job| job["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+        assert_eq!(diff["counts"][bucket], names.len());
+        names
+    };
+    assert_eq!(jobs("newly-failed"), ["good"]);
+    assert_eq!(jobs("added"), ["after", "new"]);
+    assert_eq!(jobs("removed"), ["bad"]);
+    assert_eq!(diff["channels"][0]["channel"], "main");
+    for (target, status) in [
+        ("/api/evaluation/2/diff?from=x", 400),
+        ("/api/evaluation/2/diff?from=9", 404),
+        ("/api/evaluation/9/summary", 404),
+        ("/api/build/9999/dependents", 404),
+        ("/api/jobsets/nosuch", 404),
+    ] {
+        assert_eq!(web.get(target).status, status, "{target}");
+    }
+
+    let build = |name: &str| web.json(&format!("/api/search?query=job:{name}&nr=1"))[0].clone();
+    let (good, after) = (build("good"), build("after"));
+    let ids = |target: String| web.json(&target)[0]["id"].clone();
+    assert_eq!(ids(format!("/api/build/{}/dependencies", after["id"])), good["id"]);
+    assert_eq!(ids(format!("/api/build/{}/dependents", good["id"])), after["id"]);
+    let failure = web.json(&format!("/api/build/{}/first-failure", after["id"]));
+    assert_eq!(failure["causes"][0]["id"], good["id"]);
+    let failure = web.json(&format!("/api/build/{}/first-failure", good["id"]));
+    assert_eq!(failure["since"]["id"], good["id"]);
+
+    let jobset = web.json("/api/jobsets/s");
+    assert_eq!((&jobset["name"], &jobset["last-evaluation"]["id"]), (&"s".into(), &2.into()));
+    assert_eq!(jobset["last-evaluation"]["jobs"]["total"], 3);
+    assert_eq!(web.get("/api/workers").text(), "[]");
+    assert!(web.json("/api/metrics")["builds-per-day"].is_array());
+}
+
+#[test]
+fn builds_that_wait_say_why() {
+    let mut daemon = Daemon::start(&["--web=127.0.0.1:0"]);
+    daemon.ask("pause builds");
+    let repository = Repository::with_jobs(&job("held", "true", ""));
+    daemon.ask(&repository.add("s"));
+    crate::support::until("the build to be queued", || {
+        (daemon.ask("queue").len() == 1).then_some(())
+    });
+    let web = Web::of(&daemon);
+    let queue = web.json("/api/queue?nr=10");
+    assert_eq!((&queue[0]["job"], &queue[0]["buildstatus"]), (&"held".into(), &(-2).into()));
+    assert_eq!(queue[0]["waiting"], "paused");
+}
+
+#[test]
+fn lists_in_the_order_of_ends_go_on() {
+    let (_daemon, _repository, web) = with_builds();
+    let whole = "/api/latestbuilds?nr=10&border-high-time=99999999999&border-high-id=1";
+    let all = web.json(whole);
+    let first = web.get(&whole.replace("nr=10", "nr=1"));
+    let next = first.header("link").unwrap();
+    let next = next.strip_prefix('<').unwrap().split('>').next().unwrap();
+    assert!(!next.contains("before="), "{next}");
+    assert_eq!(web.json(next)[0], all[1]);
+}

@@ -47,6 +47,29 @@ pub(crate) struct Filter {
     pub(crate) low: Option<(i64, i64)>,
 }
 
+/// What a list of ended builds is in the order of, newest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sorting {
+    /// Evaluations, then builds.
+    Evaluation,
+    /// When they ended, then builds.
+    End,
+}
+
+impl Filter {
+    /// Whoever pages by the time of the end wants that order, and a worker has its builds in it.
+    pub(crate) fn sorting(&self) -> Sorting {
+        let single = self.id.is_some() || self.derivation.is_some();
+        let range = self.high.is_some() || self.low.is_some();
+        let of_worker = self.worker.is_some() && self.evaluation.is_none() && self.jobset.is_none();
+        if !single && self.job.is_none() && (range || of_worker) {
+            Sorting::End
+        } else {
+            Sorting::Evaluation
+        }
+    }
+}
+
 pub(crate) fn get(conn: &Connection, id: BuildId) -> Result<Option<Shown>, Error> {
     let build = builds::get(conn, id)?;
     build.map(|build| Ok(Shown { products: products(conn, id)?, build })).transpose()
@@ -176,7 +199,8 @@ fn rest(filter: &Filter, conditions: &mut Conditions) {
     }
 }
 
-/// The query of `latest`. Each form reads from an index in the list's order, or from one that few rows match.
+/// The query of `latest`. Each form reads from an index that the most selective filter has, mostly in the order of the
+/// list; further filters leave out of what that reads.
 fn latest_query(
     filter: &Filter,
     before: Option<(EvaluationId, BuildId)>,
@@ -195,10 +219,14 @@ fn latest_query(
         group = "GROUP BY b.id";
         "jobsets s CROSS JOIN jobs j INDEXED BY jobs_by_name ON j.jobset = s.id
          CROSS JOIN builds b ON b.id = j.build"
-    } else if range {
-        // Whoever pages by the time of the end wants that order.
+    } else if filter.sorting() == Sorting::End {
         order = "b.stoptime DESC, b.id DESC";
-        "builds b INDEXED BY builds_by_stoptime"
+        if filter.worker.is_some() {
+            conditions.equal("b.worker", filter.worker.as_ref());
+            "builds b INDEXED BY builds_ended_by_worker"
+        } else {
+            "builds b INDEXED BY builds_by_stoptime"
+        }
     } else if filter.evaluation.is_some() {
         "builds b INDEXED BY builds_ended"
     } else if let Some(jobset) = &filter.jobset {
@@ -206,10 +234,6 @@ fn latest_query(
         order = "e.id DESC, b.id DESC";
         "evaluations e INDEXED BY evaluations_by_jobset
          CROSS JOIN builds b INDEXED BY builds_ended ON b.evaluation = e.id"
-    } else if filter.worker.is_some() {
-        conditions.equal("b.worker", filter.worker.as_ref());
-        order = "b.stoptime DESC, b.id DESC";
-        "builds b INDEXED BY builds_ended_by_worker"
     } else if filter.status.is_some_and(|status| status > 0) {
         "builds b INDEXED BY builds_ended_by_status"
     } else if filter.system.is_some() {

@@ -1,12 +1,17 @@
 //! One build, lists of builds, and whose output a store item is.
 
-use serde::Serialize;
+use std::collections::HashMap;
+use std::time::Duration;
 
-use super::view::{BuildView, OrFalse};
-use super::{MOST, UNDEFINED, going_on, wanted};
-use crate::db::web::builds::{self, Filter, Shown};
+use serde::{Deserialize, Serialize};
+
+use super::view::{BuildView, OrFalse, seconds};
+use super::{MOST, UNDEFINED, going_on, going_on_with, wanted};
+use crate::db::web::builds::{self, Filter, Shown, Sorting};
 use crate::model::build::BuildId;
 use crate::model::evaluation::EvaluationId;
+use crate::model::status::BuildStatus;
+use crate::proto::control::Command;
 use crate::web::context::Context;
 use crate::web::failure::Failure;
 use crate::web::request::Request;
@@ -76,10 +81,18 @@ pub(super) fn latest(
     let found = builds::latest(context.books()?, &filter, before, limit)?;
     let response = shown(&found);
     Ok(match found.last() {
-        Some(last) if found.len() == limit => {
-            let last = format!("{}-{}", last.build.evaluation, last.build.id);
-            going_on(response, request, "before", &last)
-        }
+        Some(last) if found.len() == limit => match filter.sorting() {
+            Sorting::Evaluation => {
+                let last = format!("{}-{}", last.build.evaluation, last.build.id);
+                going_on(response, request, "before", &last)
+            }
+            Sorting::End => {
+                let time = seconds(last.build.stoptime).to_string();
+                let id = last.build.id.to_string();
+                let borders = [("border-high-time", &*time), ("border-high-id", &*id)];
+                going_on_with(response, request, &borders)
+            }
+        },
         _ => response,
     })
 }
@@ -90,7 +103,41 @@ pub(super) fn queue(
     _: &Captures,
 ) -> Result<Response, Failure> {
     let limit = wanted(request, MOST, UNDEFINED)?;
-    Ok(shown(&builds::queue(context.books()?, &filter(request), limit)?))
+    let found = builds::queue(context.books()?, &filter(request), limit)?;
+    let reasons = reasons(context, &found);
+    let views = found.iter().map(|shown| WaitingView {
+        waiting: OrFalse(reasons.get(&shown.build.id.0).map(String::as_str)),
+        build: BuildView::new(shown),
+    });
+    Ok(Response::json(&views.collect::<Vec<_>>()))
+}
+
+/// A build that has yet to end, and why it waits.
+#[derive(Serialize)]
+struct WaitingView<'a> {
+    #[serde(flatten)]
+    build: BuildView<'a>,
+    waiting: OrFalse<&'a str>,
+}
+
+/// An answer that this takes goes out without reasons.
+const REASONS: Duration = Duration::from_secs(1);
+
+/// What of the daemon's answer counts here.
+#[derive(Deserialize)]
+struct Reason {
+    id: i64,
+    waiting: Option<String>,
+}
+
+/// Why builds wait, as the daemon says of the first that it would begin; nothing if it is away.
+fn reasons(context: &Context, found: &[Shown]) -> HashMap<i64, String> {
+    if found.iter().all(|shown| shown.build.status == BuildStatus::Started) {
+        return HashMap::new();
+    }
+    let answer = context.ask_within(REASONS, Command::Queue { limit: MOST }).unwrap_or_default();
+    let reasons = answer.iter().filter_map(|object| serde_json::from_str::<Reason>(object).ok());
+    reasons.filter_map(|reason| Some((reason.id, reason.waiting?))).collect()
 }
 
 pub(super) fn shown(found: &[Shown]) -> Response {

@@ -3,10 +3,11 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::view::OrFalse;
-use crate::db::jobsets;
+use super::differences::CountsView;
+use super::view::{EvaluationView, OrFalse, seconds};
+use crate::db::{evaluations, jobsets};
 use crate::model::spec::{
-    Evaluator, GuixSubset, Notification, Reference, Specification, printable_url,
+    Evaluator, GuixSubset, JobsetName, Notification, Reference, Specification, printable_url,
 };
 use crate::spec::json::parse;
 use crate::web::context::Context;
@@ -65,6 +66,52 @@ pub(super) fn list(
         }
     }
     Ok(Response::json(&views))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct JobsetView<'a> {
+    #[serde(flatten)]
+    specification: SpecificationView<'a>,
+    last_checked: i64,
+    error: OrFalse<&'a str>,
+    last_evaluation: OrFalse<LastView<'a>>,
+}
+
+#[derive(Serialize)]
+struct LastView<'a> {
+    #[serde(flatten)]
+    evaluation: EvaluationView<'a>,
+    jobs: CountsView,
+}
+
+/// One, with its last evaluation.
+pub(super) fn one(
+    context: &mut Context,
+    _: &Request,
+    captures: &Captures,
+) -> Result<Response, Failure> {
+    let asked = captures.get("name");
+    let missing = || Failure::missing(format!("There is no jobset {asked}."));
+    let name = JobsetName::new(asked).ok_or_else(missing)?;
+    let books = context.books()?;
+    let jobset = jobsets::get(books, &name)?.ok_or_else(missing)?;
+    let last = match jobset.last_evaluation {
+        Some(id) => evaluations::get(books, id)?,
+        None => None,
+    };
+    let wrong = |why: String| Failure::Internal(format!("jobset {name}: {why}"));
+    let parsed = parse(&jobset.specification).map_err(|error| wrong(error.to_string()))?;
+    let specification = parsed.first().ok_or_else(|| wrong("no specification".to_owned()))?;
+    Ok(Response::json(&JobsetView {
+        specification: view(specification, jobset.active),
+        last_checked: seconds(jobset.last_checked),
+        error: OrFalse(jobset.error.as_deref()),
+        last_evaluation: OrFalse(last.as_ref().map(|last| LastView {
+            evaluation: EvaluationView::new(last),
+            jobs: CountsView::new(&last.jobs),
+        })),
+    }))
 }
 
 fn view(specification: &Specification, active: bool) -> SpecificationView<'_> {

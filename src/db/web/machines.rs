@@ -1,0 +1,42 @@
+//! What machines do now, and what was measured.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, params};
+
+use crate::db::{Error, convert};
+use crate::model::build::BuildId;
+
+/// Builds that run, by the worker that runs them.
+pub(crate) fn running(
+    conn: &Connection,
+    limit: usize,
+) -> Result<BTreeMap<String, Vec<BuildId>>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT worker, id FROM builds INDEXED BY builds_pending
+         WHERE status < 0 AND status = -1 AND worker IS NOT NULL ORDER BY id LIMIT ?1",
+    )?;
+    let mut found: BTreeMap<String, Vec<BuildId>> = BTreeMap::new();
+    let mut rows = statement.query([convert::limit(limit)])?;
+    while let Some(row) = rows.next()? {
+        found.entry(row.get(0)?).or_default().push(row.get(1)?);
+    }
+    Ok(found)
+}
+
+/// The values of a metric: of numbers, days and evaluations, the last, in their order; of names, by name.
+pub(crate) fn metric(
+    conn: &Connection,
+    number: i64,
+    limit: usize,
+) -> Result<Vec<(String, f64)>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT field, value FROM metrics WHERE type = ?1
+         ORDER BY CAST(field AS INTEGER) DESC, field DESC LIMIT ?2",
+    )?;
+    let rows = statement
+        .query_map(params![number, convert::limit(limit)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut found: Vec<(String, f64)> = rows.collect::<Result<_, _>>()?;
+    found.reverse();
+    Ok(found)
+}
