@@ -129,7 +129,7 @@ fn what_pages_show_is_there_for_programs() {
     repository.set_jobs(&script);
     daemon.ask("trigger s");
     crate::support::until("the second evaluation's builds to end", || {
-        let ended = daemon.ask("evaluation 2").pop()?;
+        let ended = daemon.ask("evaluations").into_iter().find(|found| found["id"] == 2)?;
         (ended["status"] == "succeeded"
             && ended["jobs"]["pending"] == 0
             && ended["jobs"]["total"] == 3)
