@@ -49,8 +49,6 @@ pub(super) const ROUTES: &[Route] = &[
     page("/workers", queue::workers),
     page("/machine/:name", queue::machine),
     page("/search", search::search),
-    page("/search/latest", search::latest),
-    page("/search/latest/:type", search::latest_product),
     page("/metrics", metrics::metrics),
     page("/specification/add", specification::add),
     page("/specification/edit/:name", specification::edit),

@@ -10,6 +10,7 @@ use crate::actor::Stop;
 pub(super) const JSON: &str = "application/json;charset=utf-8";
 pub(super) const HTML: &str = "text/html;charset=utf-8";
 pub(super) const TEXT: &str = "text/plain;charset=utf-8";
+pub(super) const SVG: &str = "image/svg+xml;charset=utf-8";
 
 #[derive(Debug)]
 pub(super) struct Response {

@@ -200,7 +200,7 @@ fn the_audit_log_is_for_administrators() {
     let older = get(&admin, &format!("/api/audit?before={}", lines[1]["id"])).text();
     assert!(older.contains("token add root admin") && !older.contains("\"pause\""), "{older}");
     let page = get(&admin, "/admin/audit").text();
-    assert!(page.contains("<td>pause</td><td>ok</td>"), "{page}");
+    assert!(page.contains("<code>pause</code></td><td>ok</td>"), "{page}");
     for query in ["?nr=0", "?nr=1001"] {
         assert_eq!(get(&admin, &format!("/api/audit{query}")).status, 400);
     }

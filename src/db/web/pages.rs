@@ -635,23 +635,6 @@ pub(crate) fn count(conn: &Connection, search: &Search, most: usize) -> Result<i
     Ok(statement.query_row(values.as_slice(), |row| row.get(0))?)
 }
 
-/// The newest product of a type among the builds that a search finds.
-pub(crate) fn latest_product(
-    conn: &Connection,
-    search: &Search,
-    kind: &str,
-) -> Result<Option<i64>, Error> {
-    let mut values: Vec<Box<dyn ToSql + '_>> = vec![Box::new(kind)];
-    let conditions = conditions(search, &mut values);
-    let sql = format!(
-        "SELECT p.id FROM builds b CROSS JOIN products p ON p.build = b.id AND p.type = ?1
-         WHERE {conditions} ORDER BY b.id DESC, p.id LIMIT 1"
-    );
-    let mut statement = conn.prepare_cached(&sql)?;
-    let values: Vec<&dyn ToSql> = values.iter().map(AsRef::as_ref).collect();
-    Ok(statement.query_row(values.as_slice(), |row| row.get(0)).optional()?)
-}
-
 /// The values of a metric, in the order of numbers or names, the last `limit` of them.
 pub(crate) fn metric(
     conn: &Connection,

@@ -159,21 +159,13 @@ pub(super) fn parse(bytes: &[u8], sender: Sender<'_>) -> Result<Head, Refusal> {
             | b"te"
             | b"trailer"
             | b"upgrade" => continue,
-            b"x-forwarded-for" => {
-                if !trusted {
-                    continue;
-                }
-                peer = acted_for(value, sender, peer);
-            }
-            b"x-forwarded-proto" => {
-                if !trusted {
-                    continue;
-                }
+            // Of others they are no more than a sign that the request comes by way of somebody.
+            b"x-forwarded-for" if trusted => peer = acted_for(value, sender, peer),
+            b"x-forwarded-proto" if trusted => {
                 // What came last on the way to us is last.
                 let last = value.rsplit(|&byte| byte == b',').next().unwrap_or_default();
                 secure = last.trim_ascii().eq_ignore_ascii_case(b"https");
             }
-            b"forwarded" | b"x-real-ip" | b"x-forwarded-host" if !trusted => continue,
             // Ours: nobody else says who sends something.
             name if name.starts_with(PREFIX) => continue,
             _ => {}

@@ -130,39 +130,6 @@ pub(super) fn search(
     Ok(Response::html(200, frame.show(context, &content)))
 }
 
-fn wanted(request: &Request) -> Result<Search, Failure> {
-    let text =
-        request.query.get("query").ok_or_else(|| Failure::bad("Query parameter not provided."))?;
-    let found =
-        parse(text).map_err(|word| Failure::bad(format!("Nothing can be meant by {word:?}.")))?;
-    found.ok_or_else(|| Failure::missing("No build found."))
-}
-
-/// GET `/search/latest`: the newest build.
-pub(super) fn latest(
-    context: &mut Context,
-    request: &Request,
-    _: &Captures,
-) -> Result<Response, Failure> {
-    let wanted = wanted(request)?;
-    let page = pages::search(context.books()?, &wanted, &Place::First, 1)?;
-    let build = page.rows.first().ok_or_else(|| Failure::missing("No build found."))?;
-    Ok(Response::found(list::build_link(context, build)))
-}
-
-/// GET `/search/latest/TYPE`: the newest product, of what succeeded unless the query says otherwise.
-pub(super) fn latest_product(
-    context: &mut Context,
-    request: &Request,
-    captures: &Captures,
-) -> Result<Response, Failure> {
-    let mut wanted = wanted(request)?;
-    wanted.status = wanted.status.or(Some(Sought::Status(BuildStatus::Succeeded)));
-    let product = pages::latest_product(context.books()?, &wanted, captures.get("type"))?;
-    let missing = || Failure::missing("Could not find the requested build product.");
-    Ok(Response::found(context.link(&format!("/download/{}", product.ok_or_else(missing)?))))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
