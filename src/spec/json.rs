@@ -447,7 +447,7 @@ fn channel_value(channel: &Channel) -> Value {
 fn what_to_evaluate(evaluator: &Evaluator) -> (&'static str, Value) {
     match evaluator {
         Evaluator::Command(words) => ("command", json!(words)),
-        Evaluator::Guix(subset) => ("build", guix_value(subset)),
+        Evaluator::Guix(subset) => ("build", self::subset(subset)),
         Evaluator::Nix(NixSubset::File { file, attribute: None }) => {
             ("build", json!({ "file": file }))
         }
@@ -458,7 +458,8 @@ fn what_to_evaluate(evaluator: &Evaluator) -> (&'static str, Value) {
     }
 }
 
-fn guix_value(subset: &GuixSubset) -> Value {
+/// The value of a `build` field.
+pub(crate) fn subset(subset: &GuixSubset) -> Value {
     match subset {
         GuixSubset::All => json!("all"),
         GuixSubset::Core => json!("core"),

@@ -10,7 +10,7 @@ use super::access::Access::Read;
 use super::request::Method::Get;
 use super::route::{Kind, Route};
 
-pub(super) use log::{Look, Of, Source};
+pub(super) use log::{Look, Of, Source, missing};
 
 pub(super) const ROUTES: &[Route] = &[
     Route {

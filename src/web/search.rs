@@ -4,9 +4,11 @@
 //! passed over, as Cuirass does. Everything that is said must hold.
 
 use crate::db::web::search::{Search, Sought};
+use crate::model::build::BuildId;
 use crate::model::evaluation::EvaluationId;
 use crate::model::spec::JobsetName;
 use crate::model::status::BuildStatus;
+use crate::web::failure::Failure;
 
 /// Words that are heeded: each is one more condition on every build.
 const WORDS: usize = 20;
@@ -53,6 +55,14 @@ fn sought(word: &str) -> Option<Sought> {
         "newly-failed" => Sought::NewlyFailed,
         _ => return None,
     })
+}
+
+/// What a list was told to begin after: `EVALUATION-BUILD`.
+pub(super) fn position(text: &str) -> Result<(EvaluationId, BuildId), Failure> {
+    let numbers = text.split_once('-').and_then(|(evaluation, build)| {
+        Some((EvaluationId(evaluation.parse().ok()?), BuildId(build.parse().ok()?)))
+    });
+    numbers.ok_or_else(|| Failure::bad("before must be EVALUATION-BUILD, two numbers"))
 }
 
 #[cfg(test)]

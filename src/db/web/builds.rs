@@ -75,6 +75,11 @@ pub(crate) fn get(conn: &Connection, id: BuildId) -> Result<Option<Shown>, Error
     build.map(|build| Ok(Shown { products: products(conn, id)?, build })).transpose()
 }
 
+/// Those of the builds that are still there.
+pub(crate) fn each(conn: &Connection, ids: &[BuildId]) -> Result<Vec<Shown>, Error> {
+    ids.iter().filter_map(|id| get(conn, *id).transpose()).collect()
+}
+
 /// The build of a derivation.
 pub(crate) fn of_derivation(conn: &Connection, derivation: &str) -> Result<Option<Shown>, Error> {
     let id: Option<BuildId> = conn
@@ -146,7 +151,7 @@ fn list(conn: &Connection, sql: &str, values: Vec<Value>) -> Result<Vec<Shown>, 
 }
 
 /// Adds outputs and products.
-pub(super) fn show(conn: &Connection, found: Vec<Build>) -> Result<Vec<Shown>, Error> {
+pub(crate) fn show(conn: &Connection, found: Vec<Build>) -> Result<Vec<Shown>, Error> {
     found
         .into_iter()
         .map(|build| {

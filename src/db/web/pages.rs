@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 
 use rusqlite::types::ToSql;
-use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use crate::db::evaluations::{COLUMNS, WITHDRAWN, read};
 use crate::db::{Error, convert, evaluations};
-use crate::model::build::{BuildId, Product};
-use crate::model::evaluation::{Checkout, Counts, Evaluation, EvaluationId};
+use crate::model::build::{Build, BuildId};
+use crate::model::evaluation::{Checkout, Evaluation, EvaluationId};
 use crate::model::spec::JobsetName;
 use crate::model::status::{BuildStatus, Weather};
 use crate::model::time::Time;
@@ -56,6 +57,37 @@ fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
         log: row.get(13)?,
         error: row.get(14)?,
     })
+}
+
+impl From<Build> for Listed {
+    fn from(build: Build) -> Self {
+        Self {
+            id: build.id,
+            jobset: build.jobset,
+            evaluation: build.evaluation,
+            job: build.job,
+            system: build.system,
+            nix_name: build.nix_name,
+            status: build.status,
+            weather: build.weather,
+            priority: build.priority,
+            worker: build.worker,
+            timestamp: build.timestamp,
+            starttime: build.starttime,
+            stoptime: build.stoptime,
+            log: build.log.map(|path| path.display().to_string()),
+            error: build.error,
+        }
+    }
+}
+
+/// Those of the builds that are still there.
+pub(crate) fn each(conn: &Connection, ids: &[BuildId]) -> Result<Vec<Listed>, Error> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT b.job, b.system, {LISTED} FROM builds b WHERE b.id = ?1"
+    ))?;
+    let one = |id: &BuildId| statement.query_row([id], listed).optional().transpose();
+    Ok(ids.iter().filter_map(one).collect::<Result<_, _>>()?)
 }
 
 /// Where a page of a list begins, in the order of keys.
@@ -106,31 +138,6 @@ impl<K> Place<K> {
     }
 }
 
-/// An evaluation without its checkouts.
-const EVALUATION: &str = "id, jobset, status, timestamp, checkouttime, evaltime, error, total, succeeded, failed, \
-     pending, aborted, canceled";
-
-fn evaluation(row: &Row<'_>) -> rusqlite::Result<Evaluation> {
-    Ok(Evaluation {
-        id: row.get(0)?,
-        jobset: row.get(1)?,
-        status: row.get(2)?,
-        timestamp: row.get(3)?,
-        checkouttime: row.get(4)?,
-        evaltime: row.get(5)?,
-        checkouts: Vec::new(),
-        error: row.get(6)?,
-        jobs: Counts {
-            total: row.get(7)?,
-            succeeded: row.get(8)?,
-            failed: row.get(9)?,
-            pending: row.get(10)?,
-            aborted: row.get(11)?,
-            canceled: row.get(12)?,
-        },
-    })
-}
-
 /// A jobset's newest evaluations, newest first, without checkouts.
 pub(crate) fn recent(
     conn: &Connection,
@@ -138,9 +145,9 @@ pub(crate) fn recent(
     limit: usize,
 ) -> Result<Vec<Evaluation>, Error> {
     let mut statement = conn.prepare_cached(&format!(
-        "SELECT {EVALUATION} FROM evaluations WHERE jobset = ?1 ORDER BY id DESC LIMIT ?2"
+        "SELECT {COLUMNS} FROM evaluations WHERE jobset = ?1 ORDER BY id DESC LIMIT ?2"
     ))?;
-    let rows = statement.query_map(params![jobset, convert::limit(limit)], evaluation)?;
+    let rows = statement.query_map(params![jobset, convert::limit(limit)], read)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -159,9 +166,9 @@ pub(crate) fn evaluations(
     let key = place.key().copied().unwrap_or(EvaluationId(0));
     let rows: Vec<Evaluation> = conn
         .prepare_cached(&format!(
-            "SELECT {EVALUATION} FROM evaluations WHERE jobset = ?1 AND {condition} ORDER BY id {order} LIMIT ?3"
+            "SELECT {COLUMNS} FROM evaluations WHERE jobset = ?1 AND {condition} ORDER BY id {order} LIMIT ?3"
         ))?
-        .query_map(params![jobset, key, convert::limit(limit + 1)], evaluation)?
+        .query_map(params![jobset, key, convert::limit(limit + 1)], read)?
         .collect::<Result<_, _>>()?;
     let mut page = place.page(rows, limit);
     for evaluation in &mut page.rows {
@@ -280,54 +287,6 @@ pub(crate) fn jobs(
     Ok(place.page(rows, limit))
 }
 
-/// A job that two evaluations do not agree on, or that ended badly in both.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Difference {
-    pub(crate) job: String,
-    pub(crate) system: String,
-    pub(crate) from: Option<(BuildId, BuildStatus)>,
-    pub(crate) to: Option<(BuildId, BuildStatus)>,
-}
-
-/// What differs between two evaluations, in the order of names, at most `limit` of each kind of row.
-pub(crate) fn differences(
-    conn: &Connection,
-    from: EvaluationId,
-    to: EvaluationId,
-    limit: usize,
-) -> Result<Vec<Difference>, Error> {
-    let mut both = conn.prepare_cached(
-        "SELECT j.name, j.system, o.id, o.status, n.id, n.status
-         FROM jobs j CROSS JOIN builds n ON n.id = j.build
-         LEFT JOIN jobs p ON p.evaluation = :from AND p.name = j.name AND p.system = j.system
-         LEFT JOIN builds o ON o.id = p.build
-         WHERE j.evaluation = :to AND (p.build IS NULL OR p.build <> j.build OR n.status > 0)
-         ORDER BY j.name, j.system LIMIT :limit",
-    )?;
-    let mut gone = conn.prepare_cached(
-        "SELECT p.name, p.system, o.id, o.status, NULL, NULL
-         FROM jobs p CROSS JOIN builds o ON o.id = p.build
-         WHERE p.evaluation = :from AND NOT EXISTS (
-             SELECT 1 FROM jobs j WHERE j.evaluation = :to AND j.name = p.name AND j.system = p.system)
-         ORDER BY p.name, p.system LIMIT :limit",
-    )?;
-    let read = |row: &Row<'_>| {
-        let pair = |at| -> rusqlite::Result<Option<(BuildId, BuildStatus)>> {
-            let (id, status): (Option<BuildId>, Option<BuildStatus>) =
-                (row.get(at)?, row.get(at + 1)?);
-            Ok(id.zip(status))
-        };
-        Ok(Difference { job: row.get(0)?, system: row.get(1)?, from: pair(2)?, to: pair(4)? })
-    };
-    let limit = convert::limit(limit);
-    let values = named_params! { ":from": from, ":to": to, ":limit": limit };
-    let mut found: Vec<Difference> = both.query_map(values, read)?.collect::<Result<_, _>>()?;
-    for difference in gone.query_map(values, read)? {
-        found.push(difference?);
-    }
-    Ok(found)
-}
-
 /// What a build's own page shows beside the build.
 #[derive(Debug)]
 pub(crate) struct Details {
@@ -362,75 +321,6 @@ pub(crate) fn details(conn: &Connection, id: BuildId) -> Result<Option<Details>,
             })
         })
         .optional()?)
-}
-
-/// Builds that this one needs.
-pub(crate) fn dependencies(
-    conn: &Connection,
-    id: BuildId,
-    limit: usize,
-) -> Result<Vec<Listed>, Error> {
-    let mut statement = conn.prepare_cached(&format!(
-        "SELECT b.job, b.system, {LISTED} FROM dependencies d CROSS JOIN builds b ON b.id = d.target
-         WHERE d.source = ?1 ORDER BY d.target LIMIT ?2"
-    ))?;
-    let rows = statement.query_map(params![id, convert::limit(limit)], listed)?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// Builds that need this one.
-pub(crate) fn dependents(
-    conn: &Connection,
-    id: BuildId,
-    limit: usize,
-) -> Result<Vec<Listed>, Error> {
-    let mut statement = conn.prepare_cached(&format!(
-        "SELECT b.job, b.system, {LISTED} FROM dependencies d CROSS JOIN builds b ON b.id = d.source
-         WHERE d.target = ?1 ORDER BY d.source LIMIT ?2"
-    ))?;
-    let rows = statement.query_map(params![id, convert::limit(limit)], listed)?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// Rows that a search for causes follows at most: a failed dependency is some steps away, not thousands.
-const CAUSES: i64 = 500;
-
-/// The builds for whose sake this one could not be built: what of its dependencies ended badly by itself.
-pub(crate) fn causes(conn: &Connection, id: BuildId, limit: usize) -> Result<Vec<Listed>, Error> {
-    let mut statement = conn.prepare_cached(&format!(
-        "WITH RECURSIVE hit (id, status) AS (
-             SELECT b.id, b.status FROM dependencies d CROSS JOIN builds b ON b.id = d.target
-             WHERE d.source = ?1 AND b.status > 0
-             UNION
-             SELECT b.id, b.status
-             FROM hit CROSS JOIN dependencies d ON d.source = hit.id CROSS JOIN builds b ON b.id = d.target
-             WHERE hit.status = 2 AND b.status > 0 LIMIT {CAUSES})
-         SELECT b.job, b.system, {LISTED} FROM hit CROSS JOIN builds b ON b.id = hit.id
-         WHERE hit.status <> 2 ORDER BY b.id LIMIT ?2"
-    ))?;
-    let rows = statement.query_map(params![id, convert::limit(limit)], listed)?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// What a build left for people, with the number that `/download` knows it by.
-pub(crate) fn products(
-    conn: &Connection,
-    id: BuildId,
-    limit: usize,
-) -> Result<Vec<(i64, Product)>, Error> {
-    let mut statement = conn.prepare_cached(
-        "SELECT id, type, path, size, sha256 FROM products WHERE build = ?1 ORDER BY path LIMIT ?2",
-    )?;
-    let rows = statement.query_map(params![id, convert::limit(limit)], |row| {
-        let product = Product {
-            kind: row.get(1)?,
-            path: row.get::<_, String>(2)?.into(),
-            size: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
-            sha256: row.get(4)?,
-        };
-        Ok((row.get(0)?, product))
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// Builds of a job, one for each evaluation that has it, newest evaluation first: (evaluation, build).
@@ -486,10 +376,10 @@ pub(crate) fn evaluations_with(
 ) -> Result<Vec<(EvaluationId, JobsetName)>, Error> {
     let mut statement = conn.prepare_cached(
         "SELECT e.id, e.jobset FROM jobs j CROSS JOIN evaluations e ON e.id = j.evaluation
-         WHERE j.build = ?1 AND e.jobset <> '.withdrawn' ORDER BY j.evaluation DESC LIMIT ?2",
+         WHERE j.build = ?1 AND e.jobset <> ?3 ORDER BY j.evaluation DESC LIMIT ?2",
     )?;
-    let rows = statement
-        .query_map(params![id, convert::limit(limit)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let values = params![id, convert::limit(limit), WITHDRAWN];
+    let rows = statement.query_map(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -534,122 +424,6 @@ pub(crate) fn last_duration(conn: &Connection, build: &Listed) -> Result<Option<
         .query_row(params![build.jobset, build.job, build.system, build.id], |row| row.get(0))
         .optional()?;
     Ok(found.flatten())
-}
-
-/// What a search asks for; all of it must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Search {
-    pub(crate) jobset: Option<JobsetName>,
-    pub(crate) system: Option<String>,
-    pub(crate) job: Option<String>,
-    pub(crate) evaluation: Option<EvaluationId>,
-    pub(crate) status: Option<Sought>,
-    /// Parts of the job's name or the package's.
-    pub(crate) words: Vec<String>,
-    pub(crate) without: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sought {
-    Status(BuildStatus),
-    Pending,
-    NewlyFailed,
-}
-
-/// The conditions of a search on `builds b`, and their values.
-fn conditions<'a>(search: &'a Search, values: &mut Vec<Box<dyn ToSql + 'a>>) -> String {
-    let mut all = vec!["TRUE".to_owned()];
-    let mut with = |text: &str, value: Box<dyn ToSql + 'a>| {
-        values.push(value);
-        all.push(text.replace("{}", &format!("?{}", values.len())));
-    };
-    if let Some(jobset) = &search.jobset {
-        with("b.jobset = {}", Box::new(jobset));
-    }
-    if let Some(system) = &search.system {
-        with("b.system = {}", Box::new(system));
-    }
-    if let Some(job) = &search.job {
-        with("b.job = {}", Box::new(job));
-    }
-    if let Some(evaluation) = search.evaluation {
-        with("b.id IN (SELECT build FROM jobs WHERE evaluation = {})", Box::new(evaluation));
-    }
-    for word in &search.words {
-        with("instr(lower(b.nix_name || ' ' || b.job), {}) > 0", Box::new(word));
-    }
-    for word in &search.without {
-        with("instr(lower(b.nix_name || ' ' || b.job), {}) = 0", Box::new(word));
-    }
-    match search.status {
-        None => {}
-        Some(Sought::Pending) => all.push("b.status < 0".to_owned()),
-        Some(Sought::NewlyFailed) => all.push("b.status > 0 AND b.weather = 1".to_owned()),
-        Some(Sought::Status(status)) => all.push(match status.number() {
-            number @ ..0 => format!("b.status < 0 AND b.status = {number}"),
-            0 => "b.status = 0".to_owned(),
-            number => format!("b.status > 0 AND b.status = {number}"),
-        }),
-    }
-    all.join(" AND ")
-}
-
-/// A page of builds that a search finds, newest first.
-pub(crate) fn search(
-    conn: &Connection,
-    search: &Search,
-    place: &Place<BuildId>,
-    limit: usize,
-) -> Result<Page<Listed>, Error> {
-    let mut values: Vec<Box<dyn ToSql + '_>> = vec![Box::new(convert::limit(limit + 1))];
-    let (compare, order) = match place {
-        Place::First | Place::After(_) => ("<", "DESC"),
-        Place::Before(_) | Place::Last => (">", "ASC"),
-    };
-    let start = match place {
-        Place::First => BuildId(i64::MAX),
-        Place::Last => BuildId(0),
-        Place::After(id) | Place::Before(id) => *id,
-    };
-    values.push(Box::new(start));
-    let conditions = conditions(search, &mut values);
-    let sql = format!(
-        "SELECT b.job, b.system, {LISTED} FROM builds b
-         WHERE b.id {compare} ?2 AND {conditions} ORDER BY b.id {order} LIMIT ?1"
-    );
-    let mut statement = conn.prepare_cached(&sql)?;
-    let values: Vec<&dyn ToSql> = values.iter().map(AsRef::as_ref).collect();
-    let rows = statement.query_map(values.as_slice(), listed)?.collect::<Result<_, _>>()?;
-    Ok(place.page(rows, limit))
-}
-
-/// How many builds a search finds, counting no further than `most`.
-pub(crate) fn count(conn: &Connection, search: &Search, most: usize) -> Result<i64, Error> {
-    let mut values: Vec<Box<dyn ToSql + '_>> = vec![Box::new(convert::limit(most))];
-    let conditions = conditions(search, &mut values);
-    let sql = format!(
-        "SELECT count(*) FROM (SELECT 1 FROM builds b WHERE {conditions} ORDER BY b.id DESC LIMIT ?1)"
-    );
-    let mut statement = conn.prepare_cached(&sql)?;
-    let values: Vec<&dyn ToSql> = values.iter().map(AsRef::as_ref).collect();
-    Ok(statement.query_row(values.as_slice(), |row| row.get(0))?)
-}
-
-/// The values of a metric, in the order of numbers or names, the last `limit` of them.
-pub(crate) fn metric(
-    conn: &Connection,
-    number: i64,
-    limit: usize,
-) -> Result<Vec<(String, f64)>, Error> {
-    let mut statement = conn.prepare_cached(
-        "SELECT field, value FROM metrics WHERE type = ?1
-         ORDER BY CAST(field AS INTEGER) DESC, field LIMIT ?2",
-    )?;
-    let mut rows: Vec<(String, f64)> = statement
-        .query_map(params![number, convert::limit(limit)], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
-    rows.reverse();
-    Ok(rows)
 }
 
 #[cfg(test)]
@@ -702,41 +476,5 @@ mod tests {
         };
         let page = jobs(&books.conn, &wanted, &Place::First, 10).unwrap();
         assert_eq!(page.rows.iter().map(|row| row.job.as_str()).collect::<Vec<_>>(), ["x"]);
-        let found = differences(&books.conn, before, after, 10).unwrap();
-        assert_eq!(found.len(), 2);
-        assert_eq!(found[0].from.unwrap().1, BuildStatus::Succeeded);
-        assert_eq!(found[0].to.unwrap().1, BuildStatus::Failed);
-    }
-
-    #[test]
-    fn the_cause_of_a_failed_dependency_is_what_failed_itself() {
-        let mut books = Books::new();
-        let name = books.jobset("a");
-        books.evaluated(&name, &[job("x", &[]), job("y", &["x"]), job("z", &["y"])]);
-        books.run("x", &failure());
-        assert_eq!(books.status("z"), BuildStatus::FailedDependency);
-        let found = causes(&books.conn, books.id("z"), 10).unwrap();
-        assert_eq!(found.iter().map(|build| build.job.as_str()).collect::<Vec<_>>(), ["x"]);
-        assert_eq!(dependents(&books.conn, books.id("x"), 10).unwrap()[0].job, "y");
-        assert_eq!(dependencies(&books.conn, books.id("z"), 10).unwrap()[0].job, "y");
-    }
-
-    #[test]
-    fn a_search_wants_all_of_its_words() {
-        let mut books = Books::new();
-        let name = books.jobset("a");
-        books.evaluated(&name, &[job("gtk-doc", &[]), job("gtk", &[]), job("qt", &[])]);
-        let find = |words: &[&str], without: &[&str]| {
-            let owned = |list: &[&str]| list.iter().map(|&word| word.to_owned()).collect();
-            let wanted =
-                Search { words: owned(words), without: owned(without), ..Search::default() };
-            let page = search(&books.conn, &wanted, &Place::First, 10).unwrap();
-            assert_eq!(count(&books.conn, &wanted, 10).unwrap(), page.rows.len() as i64);
-            page.rows.into_iter().map(|row| row.job).collect::<Vec<_>>()
-        };
-        assert_eq!(find(&["gtk"], &[]), ["gtk", "gtk-doc"]);
-        assert_eq!(find(&["gtk", "doc"], &[]), ["gtk-doc"]);
-        assert_eq!(find(&["gtk"], &["doc"]), ["gtk"]);
-        assert_eq!(find(&["nothing"], &[]), Vec::<String>::new());
     }
 }

@@ -2,7 +2,6 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::builds::{self, Shown};
 use crate::db::{Error, convert};
 use crate::model::build::{Build, BuildId};
 
@@ -12,7 +11,7 @@ pub(crate) fn dependencies(
     id: BuildId,
     after: BuildId,
     limit: usize,
-) -> Result<Vec<Shown>, Error> {
+) -> Result<Vec<BuildId>, Error> {
     let sql = "SELECT target FROM dependencies WHERE source = ?1 AND target > ?2 ORDER BY target LIMIT ?3";
     related(conn, sql, id, after, limit)
 }
@@ -23,7 +22,7 @@ pub(crate) fn dependents(
     id: BuildId,
     after: BuildId,
     limit: usize,
-) -> Result<Vec<Shown>, Error> {
+) -> Result<Vec<BuildId>, Error> {
     let sql = "SELECT source FROM dependencies WHERE target = ?1 AND source > ?2 ORDER BY source LIMIT ?3";
     related(conn, sql, id, after, limit)
 }
@@ -34,23 +33,16 @@ fn related(
     id: BuildId,
     after: BuildId,
     limit: usize,
-) -> Result<Vec<Shown>, Error> {
-    let ids: Vec<BuildId> = conn
-        .prepare_cached(sql)?
-        .query_map(params![id, after, convert::limit(limit)], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    shown(conn, &ids)
-}
-
-fn shown(conn: &Connection, ids: &[BuildId]) -> Result<Vec<Shown>, Error> {
-    let found = ids.iter().map(|id| builds::get(conn, *id));
-    Ok(found.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+) -> Result<Vec<BuildId>, Error> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let rows = statement.query_map(params![id, after, convert::limit(limit)], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// The builds for whose sake this one could not be built: what of its dependencies ended badly by itself. The search
 /// follows 500 rows at most: a failed dependency is some steps away, not thousands.
-pub(crate) fn causes(conn: &Connection, id: BuildId, limit: usize) -> Result<Vec<Shown>, Error> {
-    let ids: Vec<BuildId> = conn
+pub(crate) fn causes(conn: &Connection, id: BuildId, limit: usize) -> Result<Vec<BuildId>, Error> {
+    Ok(conn
         .prepare_cached(
             "WITH RECURSIVE hit (id, status) AS (
                  SELECT b.id, b.status FROM dependencies d CROSS JOIN builds b ON b.id = d.target
@@ -62,13 +54,12 @@ pub(crate) fn causes(conn: &Connection, id: BuildId, limit: usize) -> Result<Vec
              SELECT id FROM hit WHERE status <> 2 ORDER BY id LIMIT ?2",
         )?
         .query_map(params![id, convert::limit(limit)], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    shown(conn, &ids)
+        .collect::<Result<_, _>>()?)
 }
 
 /// The build that the job has failed since: the first that ended badly after its last success before this build.
-pub(crate) fn failing_since(conn: &Connection, build: &Build) -> Result<Option<Shown>, Error> {
-    let id: Option<BuildId> = conn
+pub(crate) fn failing_since(conn: &Connection, build: &Build) -> Result<Option<BuildId>, Error> {
+    Ok(conn
         .prepare_cached(
             "SELECT b.id FROM jobs j INDEXED BY jobs_by_name CROSS JOIN builds b ON b.id = j.build
              WHERE j.jobset = (SELECT id FROM jobsets WHERE name = ?1) AND j.name = ?2 AND j.system = ?3
@@ -82,18 +73,13 @@ pub(crate) fn failing_since(conn: &Connection, build: &Build) -> Result<Option<S
             params![build.jobset, build.job, build.system, build.evaluation],
             |row| row.get(0),
         )
-        .optional()?;
-    id.map_or(Ok(None), |id| builds::get(conn, id))
+        .optional()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::db::testing::{Books, failure, job, success, version};
-
-    fn jobs(found: &[Shown]) -> Vec<&str> {
-        found.iter().map(|shown| shown.build.derivation.as_str()).collect()
-    }
 
     #[test]
     fn causes_are_what_failed_by_itself() {
@@ -103,10 +89,10 @@ mod tests {
         books.run("x", &failure());
         let (x, y, z) = (books.id("x"), books.id("y"), books.id("z"));
         let none = BuildId(0);
-        assert_eq!(jobs(&dependencies(&books.conn, z, none, 9).unwrap()).len(), 1);
-        assert_eq!(dependents(&books.conn, x, none, 9).unwrap()[0].build.id, y);
+        assert_eq!(dependencies(&books.conn, z, none, 9).unwrap(), [y]);
+        assert_eq!(dependents(&books.conn, x, none, 9).unwrap(), [y]);
         assert!(dependents(&books.conn, x, y, 9).unwrap().is_empty());
-        assert_eq!(causes(&books.conn, z, 9).unwrap()[0].build.id, x);
+        assert_eq!(causes(&books.conn, z, 9).unwrap(), [x]);
         assert!(causes(&books.conn, x, 9).unwrap().is_empty());
     }
 
@@ -120,10 +106,7 @@ mod tests {
             books.evaluated(&name, &[version("x", derivation)]);
             books.run(derivation, &outcome);
         }
-        let since = |name: &str| {
-            let found = failing_since(&books.conn, &books.build(name)).unwrap();
-            found.map(|shown| shown.build.id)
-        };
+        let since = |name: &str| failing_since(&books.conn, &books.build(name)).unwrap();
         assert_eq!(since("x3"), Some(books.id("x2")));
         assert_eq!(since("x2"), Some(books.id("x2")));
         assert_eq!(since("x0"), Some(books.id("x0")));

@@ -7,7 +7,7 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
-use super::builds::{Conditions, Shown, number, show};
+use super::builds::{Conditions, number};
 use crate::db::builds::{COLUMNS, read};
 use crate::db::evaluations::WITHDRAWN;
 use crate::db::{Error, convert};
@@ -270,7 +270,7 @@ pub(crate) fn find(
     search: &Search,
     before: Option<(EvaluationId, BuildId)>,
     limit: usize,
-) -> Result<Vec<Shown>, Error> {
+) -> Result<Vec<Build>, Error> {
     let mut found: Vec<Build> = Vec::new();
     for source in sources(search) {
         let (sql, values) = query(source, search, None, before, limit);
@@ -283,7 +283,7 @@ pub(crate) fn find(
     found.sort_by_key(|build| std::cmp::Reverse((build.evaluation, build.id)));
     found.dedup_by_key(|build| build.id);
     found.truncate(limit);
-    show(conn, found)
+    Ok(found)
 }
 
 /// The newest product of a type among those of the builds that are sought.
@@ -313,7 +313,7 @@ mod tests {
         books.run("other", &failure());
         let found = |search: &Search| -> Vec<String> {
             let found = find(&books.conn, search, None, 10).unwrap();
-            found.into_iter().map(|shown| shown.build.job).collect()
+            found.into_iter().map(|build| build.job).collect()
         };
         let words = |words: &[&str]| Search {
             words: words.iter().map(|&word| word.to_owned()).collect(),
@@ -330,7 +330,7 @@ mod tests {
         let here = Search { evaluation: Some(evaluation), ..words(&["o"]) };
         assert_eq!(found(&here), ["other"]);
         let newest = find(&books.conn, &Search::default(), None, 1).unwrap();
-        let last = (newest[0].build.evaluation, newest[0].build.id);
+        let last = (newest[0].evaluation, newest[0].id);
         assert_eq!(find(&books.conn, &Search::default(), Some(last), 10).unwrap().len(), 2);
     }
 

@@ -9,7 +9,6 @@ use super::view::{BuildView, OrFalse, seconds};
 use super::{MOST, UNDEFINED, going_on, going_on_with, wanted};
 use crate::db::web::builds::{self, Filter, Shown, Sorting};
 use crate::model::build::BuildId;
-use crate::model::evaluation::EvaluationId;
 use crate::model::status::BuildStatus;
 use crate::proto::control::Command;
 use crate::web::context::Context;
@@ -17,6 +16,7 @@ use crate::web::failure::Failure;
 use crate::web::request::Request;
 use crate::web::response::Response;
 use crate::web::route::Captures;
+use crate::web::search::position;
 
 /// Where derivations and outputs may be.
 const STORES: [&str; 2] = ["/gnu/store/", "/nix/store/"];
@@ -142,14 +142,6 @@ fn reasons(context: &Context, found: &[Shown]) -> HashMap<i64, String> {
 
 pub(super) fn shown(found: &[Shown]) -> Response {
     Response::json(&found.iter().map(BuildView::new).collect::<Vec<_>>())
-}
-
-/// What a list was told to begin after: `EVALUATION-BUILD`.
-pub(super) fn position(text: &str) -> Result<(EvaluationId, BuildId), Failure> {
-    let numbers = text.split_once('-').and_then(|(evaluation, build)| {
-        Some((EvaluationId(evaluation.parse().ok()?), BuildId(build.parse().ok()?)))
-    });
-    numbers.ok_or_else(|| Failure::bad("before must be EVALUATION-BUILD, two numbers"))
 }
 
 /// The filters of a request; numbers that are none count as absent.

@@ -9,7 +9,7 @@ use crate::db::{evaluations, jobsets};
 use crate::model::spec::{
     Evaluator, GuixSubset, JobsetName, Notification, Reference, Specification, printable_url,
 };
-use crate::spec::json::parse;
+use crate::spec::{self, json::parse};
 use crate::web::context::Context;
 use crate::web::failure::Failure;
 use crate::web::request::Request;
@@ -155,22 +155,11 @@ fn view(specification: &Specification, active: bool) -> SpecificationView<'_> {
 
 /// In Cuirass's words, which has only some of ours.
 fn build(evaluator: &Evaluator) -> Value {
-    let subset = match evaluator {
-        Evaluator::Guix(subset) => subset,
-        Evaluator::Command(_) | Evaluator::Nix(_) => return json!("custom"),
-    };
-    match subset {
-        GuixSubset::All => json!("all"),
-        GuixSubset::Core => json!("core"),
-        GuixSubset::Guix => json!("guix"),
-        GuixSubset::Hello => json!("hello"),
-        GuixSubset::Images => json!("images"),
-        GuixSubset::SystemTests => json!("system-tests"),
-        GuixSubset::Tarball => json!("tarball"),
-        GuixSubset::Packages(names) => json!({ "packages": names }),
-        GuixSubset::Channels(names) => json!({ "channels": names }),
-        GuixSubset::Manifests(names) => json!({ "manifests": names }),
-        GuixSubset::Custom(_) => json!("custom"),
+    match evaluator {
+        Evaluator::Guix(GuixSubset::Custom(_)) | Evaluator::Command(_) | Evaluator::Nix(_) => {
+            json!("custom")
+        }
+        Evaluator::Guix(subset) => spec::json::subset(subset),
     }
 }
 

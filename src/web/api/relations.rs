@@ -26,7 +26,7 @@ fn build(context: &mut Context, captures: &Captures) -> Result<Shown, Failure> {
 }
 
 /// Builds related to one, after another of them, so many at most.
-type Find = fn(&Reader, BuildId, BuildId, usize) -> Result<Vec<Shown>, Error>;
+type Find = fn(&Reader, BuildId, BuildId, usize) -> Result<Vec<BuildId>, Error>;
 
 pub(super) fn dependencies(
     context: &mut Context,
@@ -60,11 +60,12 @@ fn list(
     };
     let id = build(context, captures)?.build.id;
     let after = BuildId(request.query.number("after").unwrap_or(0));
-    let found = find(context.books()?, id, after, limit)?;
-    let response = shown(&found);
+    let books = context.books()?;
+    let found = find(books, id, after, limit)?;
+    let response = shown(&builds::each(books, &found)?);
     Ok(match found.last() {
         Some(last) if found.len() == limit => {
-            going_on(response, request, "after", &last.build.id.to_string())
+            going_on(response, request, "after", &last.to_string())
         }
         _ => response,
     })
@@ -88,7 +89,9 @@ pub(super) fn first_failure(
     let books = context.books()?;
     let bad = build.status.number() > 0;
     let causes = relations::causes(books, build.id, if bad { CAUSES } else { 0 })?;
+    let causes = builds::each(books, &causes)?;
     let since = if bad { relations::failing_since(books, &build)? } else { None };
+    let since = since.map_or(Ok(None), |id| builds::get(books, id))?;
     Ok(Response::json(&FirstFailure {
         build: build.id.0,
         causes: causes.iter().map(BuildView::new).collect(),

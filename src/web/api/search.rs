@@ -1,7 +1,8 @@
 //! Finding builds, and links to the newest of those found.
 
-use super::builds::{position, shown};
+use super::builds::shown;
 use super::{MOST, UNDEFINED, going_on, wanted};
+use crate::db::web::builds::show;
 use crate::db::web::search::{self, Search, Sought};
 use crate::model::status::BuildStatus;
 use crate::web::context::Context;
@@ -9,7 +10,7 @@ use crate::web::failure::Failure;
 use crate::web::request::Request;
 use crate::web::response::Response;
 use crate::web::route::Captures;
-use crate::web::search::parse;
+use crate::web::search::{parse, position};
 
 const NONE: &str = "No build found.";
 
@@ -30,7 +31,8 @@ pub(super) fn list(
         return Ok(Response::json(&[(); 0]));
     };
     let before = request.query.get("before").map(position).transpose()?;
-    let found = search::find(context.books()?, &search, before, limit)?;
+    let books = context.books()?;
+    let found = show(books, search::find(books, &search, before, limit)?)?;
     let response = shown(&found);
     Ok(match found.last() {
         Some(last) if found.len() == limit => {
@@ -50,7 +52,7 @@ pub(super) fn latest(
     let missing = || Failure::missing(NONE);
     let search = sought(request)?.ok_or_else(missing)?;
     let found = search::find(context.books()?, &search, None, 1)?;
-    let id = found.first().ok_or_else(missing)?.build.id;
+    let id = found.first().ok_or_else(missing)?.id;
     Ok(Response::found(context.link(&format!("/build/{id}/details"))))
 }
 

@@ -42,6 +42,24 @@ pub(in crate::web) enum Of {
     Evaluation(EvaluationId),
 }
 
+impl Of {
+    /// What the component `id` of a build's path names.
+    pub(in crate::web) fn build(request: &Request, captures: &Captures) -> Result<Self, Failure> {
+        captures.id("id").map(|id| Self::Build(BuildId(id))).ok_or_else(|| missing(request))
+    }
+
+    /// As `build`, of an evaluation's path.
+    pub(in crate::web) fn evaluation(
+        request: &Request,
+        captures: &Captures,
+    ) -> Result<Self, Failure> {
+        captures
+            .id("id")
+            .map(|id| Self::Evaluation(EvaluationId(id)))
+            .ok_or_else(|| missing(request))
+    }
+}
+
 /// A log, and how its writer is doing.
 pub(in crate::web) struct Source {
     pub(in crate::web) of: Of,
@@ -104,8 +122,7 @@ pub(super) fn of_build(
     request: &Request,
     captures: &Captures,
 ) -> Result<Response, Failure> {
-    let id = captures.id("id").ok_or_else(|| missing(request))?;
-    raw(context, request, Of::Build(BuildId(id)))
+    raw(context, request, Of::build(request, captures)?)
 }
 
 pub(super) fn of_evaluation(
@@ -113,8 +130,7 @@ pub(super) fn of_evaluation(
     request: &Request,
     captures: &Captures,
 ) -> Result<Response, Failure> {
-    let id = captures.id("id").ok_or_else(|| missing(request))?;
-    raw(context, request, Of::Evaluation(EvaluationId(id)))
+    raw(context, request, Of::evaluation(request, captures)?)
 }
 
 /// Of the build that made an output, by its name in either store.
@@ -132,7 +148,7 @@ pub(super) fn of_output(
     Err(missing(request))
 }
 
-fn missing(request: &Request) -> Failure {
+pub(in crate::web) fn missing(request: &Request) -> Failure {
     Failure::missing(format!("Resource not found: {}", request.target))
 }
 

@@ -10,13 +10,11 @@ use maud::Markup;
 use serde::Serialize;
 
 use super::follow::{self, Listener};
-use crate::model::build::BuildId;
-use crate::model::evaluation::EvaluationId;
 use crate::proto::control::view::json;
 use crate::sys::clock;
 use crate::web::context::Context;
 use crate::web::failure::Failure;
-use crate::web::file::{Look, Of, Source};
+use crate::web::file::{Look, Of, Source, missing};
 use crate::web::log_view::Painter;
 use crate::web::request::Request;
 use crate::web::response::{Response, Sink};
@@ -36,8 +34,7 @@ pub(super) fn of_build(
     request: &Request,
     captures: &Captures,
 ) -> Result<Response, Failure> {
-    let id = captures.id("id").ok_or_else(|| missing(request))?;
-    answer(context, request, Of::Build(BuildId(id)))
+    answer(context, request, Of::build(request, captures)?)
 }
 
 pub(super) fn of_evaluation(
@@ -45,12 +42,7 @@ pub(super) fn of_evaluation(
     request: &Request,
     captures: &Captures,
 ) -> Result<Response, Failure> {
-    let id = captures.id("id").ok_or_else(|| missing(request))?;
-    answer(context, request, Of::Evaluation(EvaluationId(id)))
-}
-
-fn missing(request: &Request) -> Failure {
-    Failure::missing(format!("Resource not found: {}", request.target))
+    answer(context, request, Of::evaluation(request, captures)?)
 }
 
 fn answer(context: &mut Context, request: &Request, of: Of) -> Result<Response, Failure> {

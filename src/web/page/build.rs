@@ -4,9 +4,11 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use super::{Frame, forge, list, part};
+use crate::db::web::builds::{Left, products as left};
 use crate::db::web::pages::{self, Details, Listed};
+use crate::db::web::relations;
 use crate::db::{builds, evaluations};
-use crate::model::build::{Build, BuildId, Product};
+use crate::model::build::{Build, BuildId};
 use crate::model::evaluation::{Checkout, EvaluationId};
 use crate::model::spec::JobsetName;
 use crate::model::status::{BuildStatus, Weather};
@@ -37,7 +39,7 @@ struct Around {
     dependencies: Vec<Listed>,
     dependents: Vec<Listed>,
     causes: Vec<Listed>,
-    products: Vec<(i64, Product)>,
+    products: Vec<Left>,
     history: Vec<(EvaluationId, Listed)>,
     evaluations: Vec<(EvaluationId, JobsetName)>,
     /// For weather: the checkouts of its evaluation, and of the one that it is compared with.
@@ -95,13 +97,21 @@ fn around(context: &mut Context, build: &Build) -> Result<Around, Failure> {
     let checkouts = evaluations::get(books, build.evaluation)?;
     Ok(Around {
         details: pages::details(books, build.id)?,
-        dependencies: pages::dependencies(books, build.id, NEIGHBOURS)?,
-        dependents: pages::dependents(books, build.id, NEIGHBOURS)?,
+        dependencies: pages::each(
+            books,
+            &relations::dependencies(books, build.id, BuildId(0), NEIGHBOURS)?,
+        )?,
+        dependents: pages::each(
+            books,
+            &relations::dependents(books, build.id, BuildId(0), NEIGHBOURS)?,
+        )?,
         causes: match build.status {
-            BuildStatus::FailedDependency => pages::causes(books, build.id, NEIGHBOURS)?,
+            BuildStatus::FailedDependency => {
+                pages::each(books, &relations::causes(books, build.id, NEIGHBOURS)?)?
+            }
             _ => Vec::new(),
         },
-        products: pages::products(books, build.id, PRODUCTS)?,
+        products: left(books, build.id)?,
         evaluations: pages::evaluations_with(books, build.id, HISTORY)?,
         checkouts: checkouts.map(|own| own.checkouts).unwrap_or_default(),
         history,
@@ -305,27 +315,27 @@ fn products(context: &Context, around: &Around) -> Markup {
                         }
                     }
                     tbody {
-                        @for (id, product) in &around.products {
+                        @for product in around.products.iter().take(PRODUCTS) {
                             tr {
                                 td class="name" {
-                                    a href=(context.link(&format!("/download/{id}"))) { (file_name(product)) }
+                                    a href=(context.link(&format!("/download/{}", product.id))) { (file_name(product)) }
                                 }
                                 td { (product.kind) }
-                                td class="num" { (part::size(product.size)) }
+                                td class="num" { (part::size(u64::try_from(product.size).unwrap_or(0))) }
                                 td class="far" { @if let Some(sum) = &product.sha256 { code { (sum) } } @else { "a directory" } }
                             }
                         }
                     }
                 }
             }
-            @if around.products.len() == PRODUCTS { p class="dim" { "There may be more." } }
+            @if around.products.len() > PRODUCTS { p class="dim" { (around.products.len() - PRODUCTS) " more are not shown." } }
         }
     }
 }
 
-fn file_name(product: &Product) -> String {
-    let name = product.path.file_name().unwrap_or(product.path.as_os_str());
-    name.to_string_lossy().into_owned()
+fn file_name(product: &Left) -> String {
+    let name = product.path.rsplit('/').next();
+    name.unwrap_or(&product.path).to_owned()
 }
 
 fn neighbours(context: &Context, title: &str, builds: &[Listed]) -> Markup {

@@ -5,7 +5,8 @@ use maud::{Markup, html};
 use super::part::{self, query};
 use super::{Frame, evaluation, list};
 use crate::db::evaluations;
-use crate::db::web::pages::{self, Difference};
+use crate::db::web::differences::{self, Change, Difference};
+use crate::db::web::pages;
 use crate::model::build::BuildId;
 use crate::model::evaluation::EvaluationId;
 use crate::model::status::BuildStatus;
@@ -21,40 +22,16 @@ const LOOKED_AT: usize = 20_000;
 /// Jobs told of each kind.
 const TOLD: usize = 200;
 
-/// Kinds of difference, those that want attention first.
-const KINDS: [&str; 8] = [
-    "Newly failed",
-    "Added and failed",
-    "Still failing",
-    "Newly succeeded",
-    "Unfinished",
-    "Added",
-    "Removed",
-    "Rebuilt with success",
+/// Changes as they are headed, those that want attention first.
+const CHANGES: [(Change, &str); 7] = [
+    (Change::NewlyFailed, "Newly failed"),
+    (Change::StillFailing, "Still failing"),
+    (Change::Aborted, "Aborted or canceled"),
+    (Change::NewlySucceeded, "Newly succeeded"),
+    (Change::Unfinished, "Unfinished"),
+    (Change::Added, "Added"),
+    (Change::Removed, "Removed"),
 ];
-
-fn kind(difference: &Difference) -> &'static str {
-    let good = |end: Option<(BuildId, BuildStatus)>| {
-        end.is_some_and(|(_, status)| status == BuildStatus::Succeeded)
-    };
-    match (difference.from, difference.to) {
-        (_, None) => "Removed",
-        (_, Some((_, status))) if status.is_pending() => "Unfinished",
-        (None, to) => {
-            if good(to) {
-                "Added"
-            } else {
-                "Added and failed"
-            }
-        }
-        (from, to) => match (good(from), good(to)) {
-            (true, false) => "Newly failed",
-            (false, false) => "Still failing",
-            (false, true) => "Newly succeeded",
-            (true, true) => "Rebuilt with success",
-        },
-    }
-}
 
 /// GET `/eval/ID/compare`: `from`, the number of an evaluation, or `previous`.
 pub(super) fn compare(
@@ -78,7 +55,7 @@ pub(super) fn compare(
     });
     let from = from.transpose()?;
     let found = match &from {
-        Some(from) => pages::differences(books, from.id, to.id, LOOKED_AT)?,
+        Some(from) => differences::between(books, from.id, to.id, LOOKED_AT)?,
         None => Vec::new(),
     };
     let title = format!("Comparison of evaluation {}", to.id);
@@ -109,8 +86,8 @@ pub(super) fn compare(
             }
             @if found.is_empty() { p { "Their jobs are the same, and none of them failed." } }
             @if found.len() >= LOOKED_AT { p class="box warn" { "There is more than can be shown here." } }
-            @for word in KINDS {
-                @let rows: Vec<&Difference> = found.iter().filter(|found| kind(found) == word).collect();
+            @for (change, word) in CHANGES {
+                @let rows: Vec<&Difference> = found.iter().filter(|found| found.change() == Some(change)).collect();
                 @if !rows.is_empty() {
                     h2 { (word) " " span class="dim" { (rows.len()) } }
                     (table(context, &rows))
@@ -155,33 +132,5 @@ fn table(context: &Context, rows: &[&Difference]) -> Markup {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn differences_are_of_one_kind_each() {
-        use BuildStatus::{Failed, Scheduled, Succeeded};
-        let told = |from: Option<BuildStatus>, to: Option<BuildStatus>| {
-            let end = |status: Option<BuildStatus>| status.map(|status| (BuildId(1), status));
-            let word = kind(&Difference {
-                job: String::new(),
-                system: String::new(),
-                from: end(from),
-                to: end(to),
-            });
-            assert!(KINDS.contains(&word), "{word}");
-            word
-        };
-        assert_eq!(told(Some(Succeeded), Some(Failed)), "Newly failed");
-        assert_eq!(told(Some(Failed), Some(Failed)), "Still failing");
-        assert_eq!(told(Some(Failed), Some(Succeeded)), "Newly succeeded");
-        assert_eq!(told(Some(Succeeded), Some(Succeeded)), "Rebuilt with success");
-        assert_eq!(told(Some(Succeeded), Some(Scheduled)), "Unfinished");
-        assert_eq!(told(None, Some(Failed)), "Added and failed");
-        assert_eq!(told(Some(Failed), None), "Removed");
     }
 }

@@ -7,6 +7,7 @@ use super::{Frame, forge, jobset, list, log, part};
 use crate::db::evaluations;
 use crate::db::jobsets;
 use crate::db::web::pages::{self, Bucket, Listed, Place, Wanted};
+use crate::db::web::relations;
 use crate::model::evaluation::{Checkout, Evaluation, EvaluationId};
 use crate::model::spec::JobsetName;
 use crate::model::status::{BuildStatus, EvaluationStatus};
@@ -97,7 +98,7 @@ pub(super) fn evaluation(
     let (mut told, mut read) = (Vec::new(), Vec::new());
     for build in news {
         let causes = if build.status == BuildStatus::FailedDependency {
-            pages::causes(books, build.id, 3)?
+            pages::each(books, &relations::causes(books, build.id, 3)?)?
         } else {
             Vec::new()
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 
 use super::{Frame, chart, part};
-use crate::db::web::pages;
+use crate::db::web::machines;
 use crate::model::time::Time;
 use crate::web::context::Context;
 use crate::web::failure::Failure;
@@ -38,7 +38,7 @@ pub(super) fn metrics(
     let books = context.books()?;
     let mut curves = Vec::new();
     for (number, title, by_day, unit) in CURVES {
-        let values = pages::metric(books, number, POINTS)?;
+        let values = machines::metric(books, number, POINTS)?;
         let label = |field: String| match field.parse() {
             Ok(seconds) if by_day => part::iso(Time(seconds))[..10].to_owned(),
             _ => format!("evaluation {field}"),
@@ -49,11 +49,11 @@ pub(super) fn metrics(
     }
     let mut jobsets: BTreeMap<String, [Option<f64>; 6]> = BTreeMap::new();
     for (place, number) in COLUMNS.into_iter().enumerate() {
-        for (name, value) in pages::metric(books, number, 10 * POINTS)? {
+        for (name, value) in machines::metric(books, number, 10 * POINTS)? {
             jobsets.entry(name).or_default()[place] = Some(value);
         }
     }
-    let machines = pages::metric(books, 12, POINTS)?;
+    let machines = machines::metric(books, 12, POINTS)?;
     let content = html! {
         h1 { "Metrics" }
         p class="dim" { "They are computed every hour." }
