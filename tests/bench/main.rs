@@ -21,6 +21,7 @@ mod nix;
 #[path = "../support/nix.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod nix_daemon;
+mod pages;
 mod web;
 
 use std::io::Write;
@@ -37,7 +38,7 @@ const MANY: usize = 100_000;
 
 fn main() {
     let only = std::env::var("ONLY").unwrap_or_default();
-    let all: [(&str, fn()); 11] = [
+    let all: [(&str, fn()); 12] = [
         ("registration", registration_and_recovery),
         ("trigger", trigger_to_first_build),
         ("builds", builds_of_true),
@@ -49,6 +50,7 @@ fn main() {
         ("nix-cancel", nix::cancel),
         ("guix-builds", guix::builds),
         ("web", web::requests),
+        ("pages", pages::pages),
     ];
     for (_, run) in all.iter().filter(|(name, _)| name.contains(&only)) {
         run();

@@ -73,7 +73,8 @@ pub(super) fn requests() {
     );
 }
 
-fn address(daemon: &Daemon) -> SocketAddr {
+/// Where the web interface of a daemon in its second life is.
+pub(super) fn address(daemon: &Daemon) -> SocketAddr {
     let mark = "listening on http://";
     let until = Instant::now() + PATIENCE;
     loop {
@@ -133,33 +134,42 @@ fn rate(address: SocketAddr, target: &str) -> (f64, Vec<Duration>) {
 }
 
 /// A connection that is kept.
-struct Client {
+pub(super) struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
     body: Vec<u8>,
 }
 
 impl Client {
-    fn new(address: SocketAddr) -> Self {
+    pub(super) fn new(address: SocketAddr) -> Self {
         Self { stream: connect(address), buffer: vec![0; 64 * 1024], body: Vec::new() }
     }
 
-    fn ask(&mut self, target: &str) {
+    pub(super) fn ask(&mut self, target: &str) {
         let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         self.stream.write_all(request.as_bytes()).unwrap();
         let mut filled = 0;
         loop {
+            if filled == self.buffer.len() {
+                self.buffer.resize(2 * filled, 0);
+            }
             let read = self.stream.read(&mut self.buffer[filled..]).unwrap();
             assert!(read > 0, "the connection ended");
             filled += read;
             let bytes = &self.buffer[..filled];
             let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
             let head = std::str::from_utf8(&bytes[..end]).unwrap();
+            assert!(!head.starts_with("HTTP/1.1 5"), "{target}: {head}");
             let length = head.lines().find_map(|line| {
                 let (name, value) = line.split_once(": ")?;
                 name.eq_ignore_ascii_case("content-length").then(|| value.parse::<usize>().unwrap())
             });
-            if filled == end + 4 + length.expect("a length") {
+            // Without a length it comes in chunks, the last of which is empty.
+            let whole = match length {
+                Some(length) => filled == end + 4 + length,
+                None => bytes.ends_with(b"\r\n0\r\n\r\n"),
+            };
+            if whole {
                 self.body = bytes[end + 4..].to_vec();
                 return;
             }

@@ -75,7 +75,7 @@ pub(crate) fn between(
          FROM jobs j CROSS JOIN builds n ON n.id = j.build
          LEFT JOIN jobs p ON p.evaluation = :from AND p.name = j.name AND p.system = j.system
          LEFT JOIN builds o ON o.id = p.build
-         WHERE j.evaluation = :to AND (p.build IS NULL OR p.build <> j.build OR n.status <> 0)
+         WHERE j.evaluation = :to AND (n.status <> 0 OR p.build IS NULL OR o.status <> 0)
          ORDER BY j.name, j.system LIMIT :limit",
     )?;
     let mut gone = conn.prepare_cached(

@@ -86,7 +86,8 @@ pub(super) fn evaluation(
     let wanted = Wanted { evaluation: id, bucket, system, name: part, before };
     let page = pages::jobs(books, &wanted, &place, ROWS)?;
     let bad = evaluation.jobs.failed + evaluation.jobs.aborted;
-    let news = if bad > 0 && before.is_some() {
+    // The list itself tells them where they are what is asked for.
+    let news = if bad > 0 && before.is_some() && bucket != Bucket::NewlyFailed {
         let wanted =
             Wanted { bucket: Bucket::NewlyFailed, system: None, name: None, ..wanted.clone() };
         pages::jobs(books, &wanted, &Place::First, TOLD)?.rows
