@@ -25,6 +25,24 @@ impl fmt::Display for Try {
     }
 }
 
+/// Every command and its arguments, as `help` lists them.
+pub(crate) const HELP: &[(&str, &str)] = &[
+    ("help", "this list"),
+    ("version", "the server's version"),
+    ("status", "ports, how many there are of what, who is attached"),
+    ("workers", "the workers that are connected"),
+    ("builds", "what they have to build"),
+    ("subscribe", "how things stand, and what happens from then on"),
+    ("attach", "the same, as the one who assigns"),
+    (
+        "assign BUILD ATTEMPT WORKER DERIVATION SYSTEM [priority=N] [timeout=S] [max-silent=S]",
+        "answer a worker's request",
+    ),
+    ("adopt BUILD ATTEMPT WORKER DERIVATION", "tell of an assignment of an earlier server"),
+    ("settle BUILD ATTEMPT", "forget how it ended"),
+    ("cancel BUILD ATTEMPT", "stop a build, or drop what is said of it"),
+];
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Help,
