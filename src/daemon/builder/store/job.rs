@@ -130,6 +130,7 @@ fn attempt(
         fallback: tools.fallback,
         timeout: seconds(order.timeout),
         max_silent_time: seconds(order.max_silent_time),
+        ..Options::default()
     };
     let away = |error: Error| {
         if !leash.is_canceled() {
@@ -212,7 +213,7 @@ fn connect(
             connection.set_options(options).is_ok()
         };
         if usable {
-            return Ok((Held { connection, age, options: *options }, true));
+            return Ok((Held { connection, age, options: options.clone() }, true));
         }
     }
     let age = Age::new(clock::now());
@@ -221,7 +222,7 @@ fn connect(
     let mut connection = Connection::greet(line, tools.dialect).map_err(away)?;
     connection.build_here(&tools.hook);
     connection.set_options(options).map_err(lost)?;
-    Ok((Held { connection, age, options: *options }, false))
+    Ok((Held { connection, age, options: options.clone() }, false))
 }
 
 /// The derivation's outputs: from its file, or from the daemon where the store is another machine's.
@@ -401,8 +402,6 @@ mod tests {
     use crate::model::evaluation::EvaluationId;
     use crate::model::spec::JobsetName;
 
-    const OPTIONS: Options = Options { fallback: false, timeout: 0, max_silent_time: 0 };
-
     fn tools(place: &Path, spawner: &Spawner) -> Tools {
         let database = Database::open(&place.join("gorget.db"), spawner).unwrap();
         Tools {
@@ -426,7 +425,7 @@ mod tests {
         let away = |_| Outcome::Interrupted;
         let lost = |error: Error| Outcome::Aborted(error.to_string());
         let leash = Leash::default();
-        let connect = || connect(&tools, &OPTIONS, &leash, &away, &lost).map(drop);
+        let connect = || connect(&tools, &Options::default(), &leash, &away, &lost).map(drop);
         assert_eq!(connect().unwrap_err(), Outcome::Interrupted);
         let listener = UnixListener::bind(place.path().join("socket")).unwrap();
         let outcome = std::thread::scope(|scope| {
@@ -490,9 +489,9 @@ mod tests {
             scope.spawn(serve);
             let line = Line::connect(&tools.address, &|| true).unwrap();
             let mut connection = Connection::greet(line, Dialect::Guix).unwrap();
-            connection.set_options(&OPTIONS).unwrap();
+            connection.set_options(&Options::default()).unwrap();
             let age = Age::new(clock::now());
-            tools.idle.put_back(Held { connection, age, options: OPTIONS });
+            tools.idle.put_back(Held { connection, age, options: Options::default() });
             assert_eq!(run(), Outcome::Interrupted);
         });
         std::thread::scope(|scope| {
