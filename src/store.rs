@@ -3,7 +3,9 @@
 //! Invariant: no read or write waits longer than it was told to; closing from another thread ends both at once,
 //! which is how a build is canceled.
 
+pub(crate) mod follow;
 mod hook;
+pub(crate) mod roots;
 mod tunnel;
 
 use std::collections::BTreeMap;
@@ -20,6 +22,7 @@ use nix::poll::{PollFd, PollFlags};
 pub(crate) use self::tunnel::{Remote, Tunnel};
 pub(crate) use crate::proto::store::{Dialect, Error, Options, Output, Verdict};
 
+use crate::actor::leash::End;
 use crate::proto::store::{Session, Step};
 use crate::sys::connect::{self, Patience};
 use crate::sys::{clock, poll, socket};
@@ -277,6 +280,12 @@ pub(crate) struct Closer(Stream);
 impl Closer {
     pub(crate) fn close(&self) {
         self.0.close();
+    }
+}
+
+impl End for Closer {
+    fn end(&self) {
+        self.close();
     }
 }
 
