@@ -385,7 +385,6 @@ impl Connection {
     }
 
     /// Makes an item valid by a substitute, if it is not: whoever waits for one that is large is to be patient.
-    #[expect(dead_code, reason = "what remote builds begin and end with")]
     pub(crate) fn ensure(&mut self, path: &str) -> Result<(), Error> {
         self.0.ensure_path(path)
     }

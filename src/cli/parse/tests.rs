@@ -141,7 +141,6 @@ fn mistakes_are_named() {
         ("token list --jobset x", "--jobset needs token add"),
         ("token sell", "token: expected add, list or revoke, found \"sell\""),
         ("remote-server", "the command remote-server is not built in yet"),
-        ("remote-worker --workers=2", "the command remote-worker is not built in yet"),
         ("evaluate", "the option --specifications is missing"),
         ("check", "the argument FILE is missing"),
     ] {
