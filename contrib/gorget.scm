@@ -53,4 +53,23 @@
    #:stop (make-kill-destructor SIGTERM #:grace-period 30)
    #:respawn? #t))
 
+;;; For a machine that builds for a server; it needs neither of the others.  It is root until the keys are read.
+(define gorget-remote-worker
+  (service
+   '(gorget-remote-worker)
+   #:documentation "A worker that builds for a remote server."
+   #:requirement '()
+   #:start (make-forkexec-constructor
+            '("/usr/local/bin/gorget" "remote-worker"
+              "--workers=2"
+              "--user=gorget-worker")
+            #:log-file "/var/log/gorget-remote-worker.log"
+            #:environment-variables
+            (cons "STATE_DIRECTORY=/var/lib/gorget-worker"
+                  (default-environment-variables)))
+   ;; It finishes what it builds; a second signal would give that up.
+   #:stop (make-kill-destructor SIGTERM #:grace-period 900)
+   #:respawn? #t))
+
+;;; Where a machine only builds, put `gorget-remote-worker' alone into the list.
 (register-services (list gorget gorget-web))

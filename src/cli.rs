@@ -15,6 +15,7 @@ mod parse;
 mod print;
 mod register;
 mod remote_server;
+mod remote_worker;
 mod table;
 mod usage;
 mod web;
@@ -60,6 +61,10 @@ fn perform(action: Action) -> ExitCode {
         Action::RemoteServer(options) => {
             logging::start("info");
             remote_server::run(*options)
+        }
+        Action::RemoteWorker(options) => {
+            logging::start("info");
+            remote_worker::run(options)
         }
         Action::Evaluate(options) => {
             logging::start("warn");

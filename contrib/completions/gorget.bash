@@ -128,16 +128,18 @@ _gorget() {
         'remote-worker -w'|'remote-worker --workers'|\
         'remote-worker -s'|'remote-worker --server'|\
         'remote-worker -S'|'remote-worker --systems'|\
-        'remote-worker -p'|'remote-worker --publish-port'|\
         'remote-worker --minimum-disk-space'|\
+        'remote-worker --maximum-load'|\
         'remote-worker --substitute-urls'|\
-        'remote-worker -u'|'remote-worker --user'|\
+        'remote-worker -p'|'remote-worker --publish-port'|\
         'remote-worker --public-key'|\
         'remote-worker --private-key'|\
-        'remote-worker -t'|'remote-worker --ttl'|\
-        'remote-worker -D'|'remote-worker --database'|\
+        'remote-worker --guix'|\
+        'remote-worker -u'|'remote-worker --user'|\
         'remote-worker --state-directory'|\
-        'remote-worker --run-directory')
+        'remote-worker --run-directory'|\
+        'remote-worker -t'|'remote-worker --ttl'|\
+        'remote-worker -D'|'remote-worker --database')
             option="$command ${COMP_WORDS[i]}"
             if [[ ${COMP_WORDS[i+1]} == = ]]; then i=$((i + 1)); fi
             if ((i + 1 >= COMP_CWORD)); then break; fi
@@ -306,18 +308,18 @@ _gorget() {
         mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     'remote-server -P'|'remote-server --parameters')
         mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
-    'remote-worker -u'|'remote-worker --user')
-        mapfile -t COMPREPLY < <(compgen -u -- "$word"); return ;;
     'remote-worker --public-key')
         mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     'remote-worker --private-key')
         mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
-    'remote-worker -D'|'remote-worker --database')
-        mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
+    'remote-worker -u'|'remote-worker --user')
+        mapfile -t COMPREPLY < <(compgen -u -- "$word"); return ;;
     'remote-worker --state-directory')
         mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
     'remote-worker --run-directory')
         mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
+    'remote-worker -D'|'remote-worker --database')
+        mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     *) COMPREPLY=(); return ;;
     esac
     case "${word:0:1} $command ${#operands[@]} ${operands[0]}" in
@@ -371,7 +373,7 @@ _gorget() {
     token) words='--jobset --expires --json --socket --state-directory --help --version' ;;
     web) words='--port --listen --database --state-directory --socket --parameters --help --version' ;;
     remote-server) words='--backend-port --log-port --user --max-log-size --no-announce --publish-port --no-publish --public-key --private-key --guix --state-directory --run-directory --socket-group --cache --log-expiry --database --parameters --ttl --trigger-substitute-url --help --version' ;;
-    remote-worker) words='--workers --server --systems --publish-port --minimum-disk-space --substitute-urls --user --public-key --private-key --ttl --database --state-directory --run-directory --help --version' ;;
+    remote-worker) words='--workers --server --systems --minimum-disk-space --maximum-load --substitute-urls --publish-port --no-publish --public-key --private-key --guix --user --state-directory --run-directory --ttl --database --help --version' ;;
     help) words='--help --version' ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")

@@ -8,7 +8,7 @@ use super::client::{self, Activity, Target};
 use super::given::Given;
 use super::table::{self, COMMANDS, COMMON, CONNECTION, Command, Flag, Kind};
 use super::usage::Usage;
-use super::{check, evaluate, register, remote_server, web};
+use super::{check, evaluate, register, remote_server, remote_worker, web};
 use crate::model::build::BuildId;
 use crate::model::evaluation::EvaluationId;
 use crate::model::spec::JobsetName;
@@ -25,6 +25,7 @@ pub(super) enum Action {
     Register(Box<register::Options>),
     Web(web::Options),
     RemoteServer(Box<remote_server::Options>),
+    RemoteWorker(remote_worker::Options),
     Evaluate(evaluate::Options),
     Check(check::Options),
     Client(Client),
@@ -139,6 +140,7 @@ fn action(given: &mut Given) -> Result<Action, Usage> {
             Ok(Action::RemoteServer(Box::new(remote_server::Options::read(given)?)))
         }
         (_, "web") => Ok(Action::Web(web::Options::read(given)?)),
+        (_, "remote-worker") => Ok(Action::RemoteWorker(remote_worker::Options::read(given)?)),
         (_, "evaluate") => Ok(Action::Evaluate(evaluate::Options::read(given)?)),
         (_, "check") => Ok(Action::Check(check::Options::read(given)?)),
         (_, "documentation") => Ok(Action::Documentation(given.operand("DIR")?.into())),

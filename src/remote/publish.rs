@@ -8,10 +8,12 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{after, select};
 
+use crate::actor::leash::Leash;
 use crate::actor::{Gone, Spawner, Stop};
 use crate::sys::process::{Child, Exit, How, Killer, Launch, Launcher, Program, Read};
 use crate::sys::{clock, file};
@@ -96,9 +98,23 @@ impl Publisher {
         Ok(Self { config, private_key })
     }
 
-    /// Starts the thread `publish`, which ends its child at the stop.
+    /// Starts the thread `publish`, and `publish/stop`, which wakes it at the stop: then it ends its child.
     pub(crate) fn spawn(self, threads: &Spawner, launcher: Launcher) -> Result<(), Error> {
-        let body = move |stop| run(&self, &launcher, &stop);
+        let leash = Arc::new(Leash::default());
+        let held = Arc::clone(&leash);
+        threads
+            .child(
+                "publish/stop",
+                move |stop| {
+                    // Nothing is ever sent: this is the disconnection.
+                    let _ = stop.recv();
+                    held.cancel();
+                    Ok::<_, Gone>(())
+                },
+                |report| log::debug!(target: "publish", "{report:?}"),
+            )
+            .map_err(Error::Start)?;
+        let body = move |stop| run(&self, &launcher, &leash, &stop);
         threads.essential("publish", body).map_err(Error::Start)
     }
 
@@ -138,14 +154,23 @@ fn is_there(program: &str, path: &OsString) -> bool {
     env::split_paths(path).any(|directory| directory.join(program).is_file())
 }
 
-fn run(publisher: &Publisher, launcher: &Launcher, stop: &Stop) -> Result<(), Gone> {
+fn run(
+    publisher: &Publisher,
+    launcher: &Launcher,
+    leash: &Leash<Killer>,
+    stop: &Stop,
+) -> Result<(), Gone> {
     let mut pause = PAUSES.0;
     loop {
         let began = clock::now();
         match launcher.start(publisher.launch(), Some(publisher.private_key.clone())) {
             Ok(child) => {
+                if !leash.take(child.killer()) {
+                    child.stop(GRACE);
+                    return Ok(());
+                }
                 log::info!(target: "publish", "publishing on port {}", publisher.config.port);
-                match follow(child, stop) {
+                match follow(child) {
                     None => return Ok(()),
                     Some(exit) => log::warn!(target: "publish", "guix publish {}", ended(&exit)),
                 }
@@ -164,40 +189,23 @@ fn run(publisher: &Publisher, launcher: &Launcher, stop: &Stop) -> Result<(), Go
 }
 
 /// Logs what it says until it ends; `None` at the stop.
-fn follow(mut child: Child, stop: &Stop) -> Option<Exit> {
-    let killer: Killer = child.killer();
-    let (over, ended) = crossbeam_channel::bounded::<()>(0);
-    std::thread::scope(|scope| {
-        let waker = std::thread::Builder::new().name("publish/stop".to_owned());
-        let waits = waker.spawn_scoped(scope, move || {
-            select! {
-                recv(stop) -> _ => killer.cancel(),
-                recv(ended) -> _ => {}
+fn follow(mut child: Child) -> Option<Exit> {
+    let mut said = Vec::new();
+    loop {
+        match child.read(&mut said, None) {
+            Ok(Read::Output | Read::Errors) => tell(&mut said),
+            Ok(Read::Ended(exit)) => return Some(exit),
+            Ok(Read::Deadline) => {}
+            Ok(Read::Canceled) => {
+                child.stop(GRACE);
+                return None;
             }
-        });
-        if let Err(error) = waits {
-            log::warn!(target: "publish", "cannot start the thread publish/stop: {error}");
+            Err(error) => {
+                log::warn!(target: "publish", "cannot read what guix publish says: {error}");
+                return Some(child.stop(GRACE));
+            }
         }
-        let mut said = Vec::new();
-        let exit = loop {
-            match child.read(&mut said, None) {
-                Ok(Read::Output | Read::Errors) => tell(&mut said),
-                Ok(Read::Ended(exit)) => break Some(exit),
-                Ok(Read::Deadline) => {}
-                Ok(Read::Canceled) => {
-                    child.stop(GRACE);
-                    break None;
-                }
-                Err(error) => {
-                    log::warn!(target: "publish", "cannot read what guix publish says: {error}");
-                    child.stop(GRACE);
-                    break Some(Exit { how: How::Lost, max_resident: 0, oom: false });
-                }
-            }
-        };
-        drop(over);
-        exit
-    })
+    }
 }
 
 /// Logs the whole lines of what was said. One without an end is not waited for beyond what a read returns.

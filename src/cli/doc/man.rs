@@ -80,6 +80,24 @@ pub(super) fn web() -> String {
     page
 }
 
+/// gorget-remote-worker(1).
+pub(super) fn remote_worker() -> String {
+    let mut page = header("gorget-remote-worker", '1', "build for a remote server");
+    page.push_str(
+        ".SH SYNOPSIS\n.B gorget remote\\-worker\n[\\fIOPTION\\fR]...\n.SH DESCRIPTION\n",
+    );
+    if let Some(command) = table::command("remote-worker") {
+        paragraphs(&mut page, command.details);
+        page.push_str(".SH OPTIONS\n");
+        for group in command.groups.iter().chain([&COMMON]) {
+            line(&mut page, format_args!(".SS {}", escape(group.title)));
+            group.flags.iter().for_each(|flag| option(&mut page, flag));
+        }
+    }
+    page.push_str(include_str!("remote-worker-tail.roff"));
+    page
+}
+
 /// gorget-specification(5).
 pub(super) fn specification() -> String {
     let mut page =
@@ -136,6 +154,7 @@ fn own_page(command: &Command) -> Option<&'static str> {
     match command.name {
         "register" => Some("gorget-register"),
         "web" => Some("gorget-web"),
+        "remote-worker" => Some("gorget-remote-worker"),
         _ => None,
     }
 }
@@ -230,11 +249,13 @@ mod tests {
     #[test]
     fn every_command_and_option_is_in_a_page() {
         let (all, daemon, web) = (read(&gorget()), read(&register()), read(&web()));
+        let worker = read(&remote_worker());
         for command in COMMANDS.iter().filter(|command| command.kind != Kind::Hidden) {
             assert!(all.contains(&format!("\n.SS {}\n", command.name)), "{}", command.name);
             let page = match own_page(command) {
                 None => &all,
                 Some("gorget-web") => &web,
+                Some("gorget-remote-worker") => &worker,
                 Some(_) => &daemon,
             };
             for flag in command.flags() {
