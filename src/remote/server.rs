@@ -23,6 +23,8 @@ mod logs;
 mod peers;
 mod privileges;
 mod router;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;

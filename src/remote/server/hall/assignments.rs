@@ -261,13 +261,10 @@ impl Hall {
         if let Some(worker) = self.workers.get_mut(&name) {
             worker.task = worker.task.filter(|task| *task != of);
         }
-        if let Some(link) = from.link
-            && sender.is_none()
-            && self.workers.contains_key(&name)
-        {
-            self.bind(now, link, from, &name, out);
+        // Of a connection that has not said whose it is, another loop of the same machine may have reported.
+        if sender.is_some() {
+            self.hear(&name, now);
         }
-        self.hear(&name, now);
         if canceled {
             self.remove(of);
         } else {
