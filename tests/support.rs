@@ -5,6 +5,8 @@
 
 pub(crate) mod client;
 pub(crate) mod daemon;
+pub(crate) mod farm;
+pub(crate) mod fleet;
 pub(crate) mod http;
 pub(crate) mod jobs;
 pub(crate) mod nix;

@@ -13,6 +13,12 @@ mod baseline;
 #[path = "../support/daemon.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod daemon;
+#[path = "../support/farm.rs"]
+#[allow(dead_code, reason = "shared with the tests, which need more of it")]
+mod farm;
+#[path = "../support/fleet.rs"]
+#[allow(dead_code, reason = "shared with the tests, which need more of it")]
+mod fleet;
 mod guix;
 #[path = "../support/jobs.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
@@ -22,6 +28,7 @@ mod nix;
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod nix_daemon;
 mod pages;
+mod remote;
 mod web;
 
 use std::io::Write;
@@ -38,7 +45,7 @@ const MANY: usize = 100_000;
 
 fn main() {
     let only = std::env::var("ONLY").unwrap_or_default();
-    let all: [(&str, fn()); 12] = [
+    let all: [(&str, fn()); 16] = [
         ("registration", registration_and_recovery),
         ("trigger", trigger_to_first_build),
         ("builds", builds_of_true),
@@ -51,6 +58,10 @@ fn main() {
         ("guix-builds", guix::builds),
         ("web", web::requests),
         ("pages", pages::pages),
+        ("remote-dispatch", remote::dispatch),
+        ("remote-latency", remote::latency),
+        ("remote-logs", remote::logs),
+        ("remote-memory", remote::memory),
     ];
     for (_, run) in all.iter().filter(|(name, _)| name.contains(&only)) {
         run();
