@@ -141,7 +141,10 @@ fn mistakes_are_named() {
         ("token list --jobset x", "--jobset needs token add"),
         ("token sell", "token: expected add, list or revoke, found \"sell\""),
         ("remote-server --log-port=x", "--log-port: expected a port, from 0 to 65535, found \"x\""),
-        ("remote-server --max-log-size=0", "--max-log-size: expected a size of at least one byte, found \"0\""),
+        (
+            "remote-server --max-log-size=0",
+            "--max-log-size: expected a size of at least one byte, found \"0\"",
+        ),
         ("remote-worker --workers=2", "the command remote-worker is not built in yet"),
         ("evaluate", "the option --specifications is missing"),
         ("check", "the argument FILE is missing"),
