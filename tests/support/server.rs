@@ -32,7 +32,20 @@ impl<'a> Server<'a> {
     /// Starts one on these ports, and waits until its socket answers.
     #[track_caller]
     pub(crate) fn start_on(sandbox: &'a Sandbox, ports: (u16, u16), options: &[&str]) -> Self {
-        let mut command = sandbox.command(["remote-server", "--no-publish", "--no-announce"]);
+        let mut all = vec!["--no-publish"];
+        all.extend(options);
+        Self::launch(sandbox, ports, &all)
+    }
+
+    /// Starts one that publishes, with a Guix of the sandbox's.
+    #[track_caller]
+    pub(crate) fn start_publishing(sandbox: &'a Sandbox, options: &[&str]) -> Self {
+        Self::launch(sandbox, (0, 0), options)
+    }
+
+    #[track_caller]
+    fn launch(sandbox: &'a Sandbox, ports: (u16, u16), options: &[&str]) -> Self {
+        let mut command = sandbox.command(["remote-server", "--no-announce"]);
         let log = sandbox.path().join("server.log");
         let log = File::options().create(true).append(true).open(log).unwrap();
         command

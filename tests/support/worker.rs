@@ -29,7 +29,13 @@ impl Worker {
     /// Joins the server on this port, as 3.13 of the reference has it.
     #[track_caller]
     pub(crate) fn join(port: u16, name: &str) -> Self {
-        let mut worker = Self::connect(port, name);
+        Self::join_in(&zmq::Context::new(), port, name)
+    }
+
+    /// As `join`, with the threads of this context, which has room for some five hundred workers.
+    #[track_caller]
+    pub(crate) fn join_in(context: &zmq::Context, port: u16, name: &str) -> Self {
+        let mut worker = Self::connect_in(context, port, name);
         worker.wait_for_probe();
         worker.say("(worker-request-info)");
         let info = worker.hear();
@@ -44,9 +50,13 @@ impl Worker {
 
     /// Two connections on which nothing was said yet.
     pub(crate) fn connect(port: u16, name: &str) -> Self {
+        Self::connect_in(&zmq::Context::new(), port, name)
+    }
+
+    fn connect_in(context: &zmq::Context, port: u16, name: &str) -> Self {
         let endpoint = format!("tcp://127.0.0.1:{port}");
-        let context = zmq::Context::new();
-        let (requests, pings) = (dealer(&context, &endpoint), dealer(&context, &endpoint));
+        let (requests, pings) = (dealer(context, &endpoint), dealer(context, &endpoint));
+        let context = context.clone();
         Self { name: name.to_owned(), context, endpoint, requests, pings, log_port: 0 }
     }
 

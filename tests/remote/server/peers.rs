@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::support::sandbox::Sandbox;
 use crate::support::server::{Server, wait_for};
 use crate::support::worker::{Worker, derivation, log_connection};
@@ -223,6 +225,31 @@ fn two_hundred_workers_come_at_once() {
     within(Duration::from_secs(30), "none", || {
         (server.ask("status")[0]["workers"] == 0).then_some(())
     });
+}
+
+#[test]
+fn five_hundred_workers_take_little_memory() {
+    const WORKERS: usize = 500;
+    let sandbox = Sandbox::new();
+    // A thousand descriptors here, and some.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let server = Server::start(&sandbox, &[]);
+    let contexts = [zmq::Context::new(), zmq::Context::new()];
+    let join = |n| Worker::join_in(&contexts[n % 2], server.port, &format!("w{n}"));
+    let workers: Vec<Worker> = (0..WORKERS).map(join).collect();
+    let status = until("all of them", || {
+        let status = server.ask("status").remove(0);
+        (status["workers"] == WORKERS && status["connections"] == 2 * WORKERS).then_some(status)
+    });
+    assert_eq!(status["requesting"], 0);
+    for worker in &workers {
+        worker.request_work();
+    }
+    until("all requests", || (server.ask("status")[0]["requesting"] == WORKERS).then_some(()));
+    // Without the program itself, of which a build for tests has more.
+    let memory = server.memory("RssAnon");
+    assert!(memory < 40 << 20, "{} MiB", memory >> 20);
 }
 
 /// Reads answers and events until one is a report.
