@@ -18,7 +18,8 @@ demo = $(CURDIR)/target/demo
 # Where the demonstration serves its web interface.
 WEB ?= 127.0.0.1:8080
 # The file that is installed for a page of section 1, 5 or 7.
-pages = man/gorget.1 man/gorget-register.1 man/gorget-web.1 man/gorget-remote-worker.1 man/gorget-specification.5 man/gorget-bridge.7
+pages = man/gorget.1 man/gorget-register.1 man/gorget-web.1 man/gorget-remote-server.1 man/gorget-remote-worker.1 \
+  man/gorget-specification.5 man/gorget-bridge.7
 
 .PHONY: all deps run check bench install uninstall clean man deny
 
@@ -104,10 +105,12 @@ install:
 	  >"$(DESTDIR)$(unitdir)/gorget.service"
 	sed 's|@bindir@|$(bindir)|; s|@sysconfdir@|$(SYSCONFDIR)|' contrib/gorget-web.service \
 	  >"$(DESTDIR)$(unitdir)/gorget-web.service"
+	sed 's|@bindir@|$(bindir)|; s|@sysconfdir@|$(SYSCONFDIR)|' contrib/gorget-remote-server.service \
+	  >"$(DESTDIR)$(unitdir)/gorget-remote-server.service"
 	sed 's|@bindir@|$(bindir)|' contrib/gorget-remote-worker.service \
 	  >"$(DESTDIR)$(unitdir)/gorget-remote-worker.service"
 	chmod 0644 "$(DESTDIR)$(unitdir)/gorget.service" "$(DESTDIR)$(unitdir)/gorget-web.service" \
-	  "$(DESTDIR)$(unitdir)/gorget-remote-worker.service"
+	  "$(DESTDIR)$(unitdir)/gorget-remote-server.service" "$(DESTDIR)$(unitdir)/gorget-remote-worker.service"
 	install -D -m 0644 contrib/gorget.sysusers "$(DESTDIR)$(sysusersdir)/gorget.conf"
 	install -D -m 0644 contrib/gorget.tmpfiles "$(DESTDIR)$(tmpfilesdir)/gorget.conf"
 	install -D -m 0644 contrib/completions/gorget.bash "$(DESTDIR)$(bashdir)/gorget"
@@ -119,7 +122,9 @@ install:
 
 uninstall:
 	rm -f "$(DESTDIR)$(bindir)/gorget" "$(DESTDIR)$(unitdir)/gorget.service" \
-	  "$(DESTDIR)$(unitdir)/gorget-web.service" "$(DESTDIR)$(unitdir)/gorget-remote-worker.service" \
+	  "$(DESTDIR)$(unitdir)/gorget-web.service" \
+	  "$(DESTDIR)$(unitdir)/gorget-remote-server.service" \
+	  "$(DESTDIR)$(unitdir)/gorget-remote-worker.service" \
 	  "$(DESTDIR)$(sysusersdir)/gorget.conf" "$(DESTDIR)$(tmpfilesdir)/gorget.conf" \
 	  "$(DESTDIR)$(bashdir)/gorget" "$(DESTDIR)$(zshdir)/_gorget" "$(DESTDIR)$(fishdir)/gorget.fish"
 	for page in $(pages); do \

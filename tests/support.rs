@@ -12,7 +12,9 @@ pub(crate) mod jobs;
 pub(crate) mod nix;
 pub(crate) mod repository;
 pub(crate) mod sandbox;
+pub(crate) mod server;
 pub(crate) mod sshd;
+pub(crate) mod worker;
 
 use std::time::{Duration, Instant};
 

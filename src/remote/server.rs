@@ -210,8 +210,8 @@ fn start(config: &Config) -> Result<Server, Error> {
     let launcher = Launcher::new(config.run_directory.join("remote.keepers"), deadline);
     let launcher = launcher.map_err(Error::Keepers)?;
     if let Some(user) = &config.user {
-        let owned = [path.as_path(), config.cache.as_path()];
-        privileges::drop(user, &owned).map_err(|e| Error::User(user.name.clone(), e))?;
+        privileges::drop(user, &path, &config.cache)
+            .map_err(|error| Error::User(user.name.clone(), error))?;
     } else if nix::unistd::geteuid().is_root() {
         log::warn!(target: "server", "running as root: --user=USER would run it as somebody who may do less");
     }
