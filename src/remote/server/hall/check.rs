@@ -47,7 +47,7 @@ pub(super) fn is_derivation(text: &str) -> bool {
         hash.len() == 32 && hash.chars().all(|c| c.is_ascii_alphanumeric()) && name != ".drv"
     });
     directory.starts_with('/')
-        && directory.split('/').skip(1).all(|part| !part.is_empty() && !part.starts_with('.'))
+        && directory.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."))
         && named
         && base.ends_with(".drv")
         && text.len() <= MAX_DERIVATION
