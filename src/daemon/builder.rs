@@ -276,11 +276,13 @@ pub(crate) struct Ports {
     pub(crate) launcher: Launcher,
     pub(crate) updater: updater::Handle,
     pub(crate) settings: Settings,
+    /// Where evaluations go that are to be made again, and are promised to be: when it is full, the next life does it.
+    pub(crate) repeats: Sender<EvaluationId>,
 }
 
 /// Starts the builder. What an earlier life left in the books must have been recovered before.
 pub(crate) fn spawn(threads: &Spawner, ports: Ports) -> io::Result<Handle> {
-    let Ports { database, launcher, updater, settings } = ports;
+    let Ports { database, launcher, updater, settings, repeats } = ports;
     let (lane, reports) = report_lane(settings.max_builds);
     // One pool for all: the queue hands out no more than its slots, whatever backend they go to.
     let pool = Pool::new(threads, "build", settings.max_builds)?;
@@ -295,7 +297,7 @@ pub(crate) fn spawn(threads: &Spawner, ports: Ports) -> io::Result<Handle> {
         stores.push(store.care());
         backends.push(Box::new(store));
     }
-    let handle = spawn_with(threads, database, &settings, backends, reports)?;
+    let handle = spawn_with(threads, database, &settings, backends, (reports, repeats))?;
     Ok(Handle { stores: stores.into(), ..handle })
 }
 
@@ -309,10 +311,10 @@ fn spawn_with(
     database: Database,
     settings: &Settings,
     backends: Vec<Box<dyn Backend>>,
-    reports: Receiver<Report>,
+    (reports, repeats): (Receiver<Report>, Sender<EvaluationId>),
 ) -> io::Result<Handle> {
     let (inbox, requests) = bounded(INBOX);
-    let (builder, written) = Builder::new(threads, database, settings, backends)?;
+    let (builder, written) = Builder::new(threads, database, settings, backends, repeats)?;
     let lanes = Lanes { inbox: requests, reports, written };
     threads.essential("builder", move |stop| run(builder, lanes, stop))?;
     Ok(Handle { inbox, stores: Arc::new([]) })

@@ -33,6 +33,9 @@ const KEEPERS: Duration = Duration::from_secs(30);
 /// Orders of the bridge that wait for the supervisor: people reloading or stopping.
 const ORDERS: usize = 8;
 
+/// Evaluations that builds want repeated and the registry has not heard of: one for each of many jobsets at a time.
+const REPEATS: usize = 64;
+
 /// Why something that is served beside the daemon could not be.
 pub(super) type Served = Box<dyn std::error::Error + Send + Sync>;
 
@@ -162,11 +165,13 @@ pub(super) fn start(
     let launcher = recover(config, &database)?;
 
     let updater = spawn_updater(config, &spawner, &launcher)?;
+    let (repeats, repeated) = bounded(REPEATS);
     let ports = builder::Ports {
         database: database.clone(),
         launcher: launcher.clone(),
         updater: updater.clone(),
         settings: builder::Settings::of(config).map_err(Error::Address)?,
+        repeats,
     };
     let builder = builder::spawn(&spawner, ports).map_err(|e| Error::Thread("builder", e))?;
     let ports = evaluator::Ports {
@@ -182,6 +187,7 @@ pub(super) fn start(
         updater: updater.clone(),
         evaluator: evaluator.clone(),
         builder: builder.clone(),
+        repeats: repeated,
     };
     let registry = registry::spawn(&spawner, ports, config.interval).map_err(Error::Registry)?;
     if !specifications.is_empty() {

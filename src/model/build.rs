@@ -131,6 +131,8 @@ pub(crate) enum Outcome {
     NoSpace(String),
     /// Something has to come first that takes its time: what. Scheduled again for later, and no try is spent.
     Postponed(String),
+    /// What was to be built is no longer in the store: which, and what to do. An evaluation makes it again.
+    Missing(String),
     /// Our own stop ended it: scheduled again at once, and no try is spent.
     Interrupted,
 }

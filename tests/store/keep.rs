@@ -162,6 +162,40 @@ fn a_collector_takes_nothing_that_is_needed() {
     assert!(Path::new(&out).exists());
 }
 
+/// What would be had nothing kept it while its evaluator died.
+#[test]
+fn a_derivation_that_is_gone_is_made_again_by_another_evaluation() {
+    let store = Store::start();
+    let mut daemon = store.gorget(&[]);
+    let repository = repository(&[attribute("lost", "echo hello > $out", "")]);
+    daemon.ask("pause builds");
+    daemon.ask(&add(&repository));
+    evaluated(&mut daemon, 1);
+    wait_for_kept(&daemon, 1);
+    let derivation = build(&mut daemon, "lost")["derivation"].as_str().unwrap().to_owned();
+    daemon.kill();
+    fs::remove_dir_all(daemon.state().join("gcroots")).unwrap();
+    collect_garbage(&store);
+    assert!(!Path::new(&derivation).exists());
+    daemon.restart();
+    daemon.ask("resume builds");
+    // The same commit again, and once.
+    evaluated(&mut daemon, 2);
+    assert!(Path::new(&derivation).exists(), "{}", daemon.log());
+    let lost = build(&mut daemon, "lost");
+    let error = format!("{derivation} is not in the store any more; an evaluation makes it again");
+    assert_eq!((&lost["status"], &lost["error"]), (&json!("scheduled"), &json!(error)), "{lost}");
+    assert!(lost["waiting"].as_str().unwrap().starts_with("retry at "), "{lost}");
+    // A collector leaves it alone, as before.
+    collect_garbage(&store);
+    // It would be tried in a minute; a person need not wait.
+    daemon.ask(&format!("cancel-build {}", lost["id"]));
+    daemon.ask(&format!("restart-build {}", lost["id"]));
+    daemon.settle();
+    assert_eq!(build(&mut daemon, "lost")["status"], "succeeded", "{}", daemon.log());
+    assert_eq!(daemon.ask("evaluations nix").len(), 2);
+}
+
 #[test]
 fn a_stop_does_not_wait_for_a_daemon_that_does_not_greet() {
     let place = tempfile::tempdir().unwrap();

@@ -33,7 +33,7 @@ impl Placed {
             Outcome::DependencyFailed(why) => {
                 log::info!(target: "builder", "build {id} ({job}): {why}; its log is {log}");
             }
-            Outcome::Aborted(why) => {
+            Outcome::Aborted(why) | Outcome::Missing(why) => {
                 log::warn!(target: "builder", "a try of build {id} ({job}) was aborted: {why}; its log is {log}");
             }
             Outcome::NoSpace(why) | Outcome::Postponed(why) => {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::books::{self, Asked, Batch, Books, End, Written};
 use super::placed::Placed;
@@ -19,6 +19,7 @@ use crate::db::builds::{self, Changes};
 use crate::db::{Database, Error, Reader, records};
 use crate::model::build::{BuildId, Entry, Kind, Order, Outcome, Store};
 use crate::model::error::chain;
+use crate::model::evaluation::EvaluationId;
 use crate::sys::clock;
 
 /// Entries that one query loads: enough to make its cost per entry that of a row.
@@ -52,6 +53,8 @@ pub(super) struct Builder {
     reread: Option<Instant>,
     /// Whether a pause of an earlier life is ignored.
     one_shot: bool,
+    /// Where evaluations go that are to be made again.
+    repeats: Sender<EvaluationId>,
 }
 
 /// What keeps builds of a kind and system from running on any of `backends`.
@@ -70,6 +73,7 @@ impl Builder {
         database: Database,
         settings: &Settings,
         backends: Vec<Box<dyn Backend>>,
+        repeats: Sender<EvaluationId>,
     ) -> io::Result<(Self, Receiver<Written>)> {
         let reader = database.reader().map_err(io::Error::other)?;
         let (books, written) =
@@ -86,6 +90,7 @@ impl Builder {
             unread: BTreeSet::new(),
             reread: None,
             one_shot: settings.one_shot,
+            repeats,
         };
         Ok((builder, written))
     }
@@ -170,7 +175,7 @@ impl Builder {
 
     pub(super) fn on_changes(&mut self, now: Instant, changes: Changes) {
         self.heed(&changes);
-        let Changes { scheduled, ended, reused: _ } = changes;
+        let Changes { scheduled, ended, reused: _, repeats: _ } = changes;
         self.follow(now, scheduled.into_iter().chain(ended).collect());
     }
 
@@ -224,6 +229,9 @@ impl Builder {
         for changes in written.changes {
             heeded.scheduled.extend(changes.scheduled);
             heeded.ended.extend(changes.ended);
+            for id in changes.repeats {
+                let _ = self.repeats.try_send(id); // It is promised all the same.
+            }
         }
         heeded.ended.extend(&refused);
         self.heed(&heeded);

@@ -91,8 +91,14 @@ impl Life {
         let ((orders, ordered), (cancels, canceled)) = (bounded(100), bounded(100));
         let (lane, reports) = report_lane(settings.max_builds);
         let backend = Box::new(Scripted { orders, cancels });
-        let builder =
-            spawn_with(&spawner, database.clone(), settings, vec![backend], reports).unwrap();
+        let builder = spawn_with(
+            &spawner,
+            database.clone(),
+            settings,
+            vec![backend],
+            (reports, bounded(1).0),
+        )
+        .unwrap();
         Self {
             threads,
             database,

@@ -8,7 +8,7 @@ use rusqlite::{Connection, params};
 
 use super::change::{Known, Work};
 use super::register::StoredWork;
-use super::{Changes, list, weather};
+use super::{Changes, list, missing, weather};
 use crate::db::{Error, Tx, evaluations};
 use crate::model::build::{BuildId, Kind, Need, Order, Outcome};
 use crate::model::event::What;
@@ -148,12 +148,17 @@ pub(crate) fn end(
         Outcome::Aborted(why) if known.attempts >= TRIES => {
             fail(&mut work, &known, BuildStatus::Aborted, why)?;
         }
-        Outcome::Aborted(why) => {
-            let power = u32::try_from(known.attempts - 1).unwrap_or(0);
-            let retry_at = work.tx.now.after(BACKOFF * 3_u32.saturating_pow(power));
-            put_back(&mut work, &known)?;
-            note_wait(&work, id, Some(retry_at), why)?;
-            work.settle(id)?;
+        Outcome::Aborted(why) => back_off(&mut work, &known, why)?,
+        Outcome::Missing(why) => {
+            let repeat = missing::repeat(&mut work, id)?;
+            if known.attempts < TRIES && (repeat.is_some() || missing::is_expected(&work, id)?) {
+                back_off(&mut work, &known, why)?;
+            } else {
+                fail(&mut work, &known, BuildStatus::Aborted, why)?;
+            }
+            let mut changes = work.done()?;
+            changes.repeats.extend(repeat);
+            return Ok(changes);
         }
         Outcome::NoSpace(why) => {
             put_back(&mut work, &known)?;
@@ -187,6 +192,15 @@ fn fail(
     work.finish(known, status, Some(why))?;
     weather::judge(work.tx, known, status)?;
     work.fail_dependents(known.id)
+}
+
+/// Schedules a build whose try was aborted: for later and later.
+fn back_off(work: &mut Work<'_, '_>, known: &Known, why: &str) -> Result<(), Error> {
+    let power = u32::try_from(known.attempts - 1).unwrap_or(0);
+    let retry_at = work.tx.now.after(BACKOFF * 3_u32.saturating_pow(power));
+    put_back(work, known)?;
+    note_wait(work, known.id, Some(retry_at), why)?;
+    work.settle(known.id)
 }
 
 /// Schedules a build that was running. What it needs may have been restarted meanwhile and have failed: settle it

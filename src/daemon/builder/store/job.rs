@@ -239,7 +239,8 @@ fn outputs(
             if connection.is_valid(path).map_err(lost)? {
                 connection.outputs(path).map_err(lost)
             } else {
-                Err(Outcome::Aborted(format!("{path} is not in the store")))
+                let why = "is not in the store any more; an evaluation makes it again";
+                Err(Outcome::Missing(format!("{path} {why}")))
             }
         }
         Err(error) => Err(aborted(&format!("read {path}"), &error)),

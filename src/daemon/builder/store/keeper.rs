@@ -105,7 +105,7 @@ impl Keeper {
     }
 
     pub(super) fn heed(&self, changes: &Changes) {
-        let Changes { scheduled, ended, reused } = changes;
+        let Changes { scheduled, ended, reused, repeats: _ } = changes;
         if !scheduled.is_empty() {
             self.send(Message::Scheduled(scheduled.clone()));
         }
