@@ -13,7 +13,7 @@ use crate::support::daemon::Daemon;
 use crate::support::jobs::system;
 use crate::support::nix::Store;
 
-fn collect_garbage(store: &Store) {
+pub(super) fn collect_garbage(store: &Store) {
     let collected =
         Command::new("nix-store").arg("--gc").envs(store.environment()).output().unwrap();
     assert!(collected.status.success(), "{}", String::from_utf8_lossy(&collected.stderr));
@@ -28,7 +28,7 @@ fn kept_derivations(daemon: &Daemon) -> Vec<String> {
     names
 }
 
-fn wait_for_kept(daemon: &Daemon, count: usize) {
+pub(super) fn wait_for_kept(daemon: &Daemon, count: usize) {
     until(
         || kept_derivations(daemon).len() == count,
         || format!("{:?}\n{}", kept_derivations(daemon), daemon.log()),

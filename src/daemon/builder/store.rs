@@ -122,6 +122,7 @@ impl StoreDaemon {
         };
         let (keeper, inbox) = keeper::prepare(store);
         let ears = (lane.clone(), keeper.clone());
+        let far = !matches!(address, Address::Unix(_));
         let (address, tunnel) = match address {
             Address::Ssh(remote) => {
                 let socket = settings.state_directory.join(match dialect {
@@ -133,12 +134,12 @@ impl StoreDaemon {
             }
             near => (near, None),
         };
-        let far = tunnel.is_some();
         let reach = Reach::spawn(threads, dialect, (address.clone(), tunnel), ears)?;
         let means = keeper::Means {
             dialect,
             address: address.clone(),
             store: store::directory(dialect),
+            far,
             directory: roots_directory(&settings.state_directory),
             database: database.clone(),
         };

@@ -8,6 +8,9 @@
 //! Derivations of builds that are scheduled get their links at once. What builds that are over have or needed is seen to a
 //! little later, many at once.
 //!
+//! Links of ours mean nothing to a daemon of another machine. There the connection is kept instead, as long as there are
+//! builds that wait or run, and holds their derivations and what was built for them.
+//!
 //! Invariant: nobody waits for a root but an evaluator, whose process keeps derivations until then. Whatever could not be
 //! heard of or done is found in the books, at the latest when the daemon answers again.
 
@@ -44,7 +47,8 @@ const INBOX: usize = 64;
 /// How long a connection that nothing was asked of is kept: what it holds and has no link yet is in the books by then.
 const REST: Duration = Duration::from_secs(60);
 
-/// How long one is kept in any case: a daemon holds all that was ever held over it.
+/// How long one is kept in any case: a daemon holds all that was ever held over it. What is still wanted is held over the
+/// next one before.
 const LIFE: Duration = Duration::from_secs(1800);
 
 /// How long a stop waits for links that are not made yet: the daemon has 10 s in all, builds take up to 8 of them, and
@@ -140,6 +144,8 @@ pub(super) struct Means {
     pub(super) address: Address,
     /// The store's directory.
     pub(super) store: String,
+    /// Whether the daemon may be another machine's, which sees no links of ours.
+    pub(super) far: bool,
     /// Where the links are.
     pub(super) directory: PathBuf,
     pub(super) database: Database,
@@ -241,6 +247,8 @@ struct Rounds {
     stop: Stop,
     reader: Option<Reader>,
     connection: Option<Connection>,
+    /// What the connection holds and nothing else does: noted of a far daemon only.
+    held: HashSet<String>,
     /// When the connection was opened, and last used.
     opened: Instant,
     used: Instant,
@@ -262,6 +270,7 @@ impl Rounds {
             stop,
             reader: None,
             connection: None,
+            held: HashSet::new(),
             opened: now,
             used: now,
             changed: Changed::default(),
@@ -291,13 +300,17 @@ impl Rounds {
             Message::CatchUp | Message::Tell(_) => self.catch_up(),
         };
         let done = done.and_then(|()| if behind { self.everything() } else { Ok(()) });
-        let Err(left) = done else {
-            self.retry.clear();
-            return;
-        };
+        match done {
+            Ok(()) => self.retry.clear(),
+            Err(left) => self.leave(&left),
+        }
+    }
+
+    /// Something was left for later.
+    fn leave(&mut self, left: &Left) {
         self.retry.failed(clock::now());
         self.keeper.behind.store(true, Ordering::Release);
-        self.warn(&left);
+        self.warn(left);
         if let Left::Root(Trouble::Daemon(error)) = left {
             self.close();
             // A daemon that refuses something is there.
@@ -327,10 +340,23 @@ impl Rounds {
     fn hold(&mut self, derivations: &[String]) -> Result<(), Left> {
         for derivation in derivations {
             if self.is_item(derivation) {
-                self.connection()?.add_temporary_root(derivation)?;
+                self.hold_item(derivation)?;
             }
         }
         Ok(())
+    }
+
+    fn hold_item(&mut self, item: &str) -> Result<(), Left> {
+        self.connection()?.add_temporary_root(item)?;
+        if self.means.far {
+            self.held.insert(item.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether nothing keeps `item` but a link that is not seen.
+    fn is_loose(&self, item: &str) -> bool {
+        self.means.far && !self.held.contains(item)
     }
 
     /// Makes links that builds which are not over need. Those that end meanwhile are said to have changed.
@@ -380,9 +406,17 @@ impl Rounds {
 
     /// Compares the links with the books.
     fn everything(&mut self) -> Result<(), Left> {
+        // With one that broke while nothing was asked of it, all is lost that it held.
+        if self.means.far && self.connection.as_ref().is_some_and(|one| !one.is_quiet()) {
+            self.close();
+        }
         let pending = self.pending_links(!self.registered)?;
         self.registered = true;
         self.sweep(&pending)?;
+        if self.means.far {
+            let needed = wanted::needed(self.reader()?)?;
+            return needed.iter().try_for_each(|item| self.hold_loose(item));
+        }
         let builds = wanted::succeeded(self.reader()?)?;
         self.all_outputs(&builds)
     }
@@ -423,7 +457,8 @@ impl Rounds {
         for &id in builds {
             for path in builds::outputs(self.reader()?, id)?.into_values() {
                 let link = roots::link(&self.means.directory, &path)?;
-                if self.is_item(&path) && fs::symlink_metadata(link).is_err() {
+                let kept = fs::symlink_metadata(link).is_ok() && !self.is_loose(&path);
+                if self.is_item(&path) && !kept {
                     bare.push(path);
                 }
             }
@@ -432,7 +467,7 @@ impl Rounds {
             return Ok(());
         }
         for path in &bare {
-            self.connection()?.add_temporary_root(path)?;
+            self.hold_item(path)?;
         }
         let paths: Vec<&str> = bare.iter().map(String::as_str).collect();
         for path in self.connection()?.valid(&paths)? {
@@ -445,12 +480,16 @@ impl Rounds {
     fn root(&mut self, item: &str, anew: bool) -> Result<(), Left> {
         let link = roots::link(&self.means.directory, item)?;
         if !anew && fs::symlink_metadata(link).is_ok() {
-            return Ok(());
+            return self.hold_loose(item);
         }
+        self.hold_item(item)?;
         let directory = self.means.directory.clone();
-        let connection = self.connection()?;
-        connection.add_temporary_root(item)?;
-        Ok(roots::keep(connection, &directory, item)?)
+        Ok(roots::keep(self.connection()?, &directory, item)?)
+    }
+
+    /// Holds what only a link keeps that is not seen.
+    fn hold_loose(&mut self, item: &str) -> Result<(), Left> {
+        if self.is_loose(item) && self.is_item(item) { self.hold_item(item) } else { Ok(()) }
     }
 
     /// Whether `path` is one that the daemon takes for a store item; it may close the connection over another.
@@ -518,15 +557,39 @@ impl Rounds {
     /// Closes the connection when all that it could be needed for is done.
     fn retire(&mut self) {
         self.take(Message::CatchUp);
-        if !self.keeper.behind.load(Ordering::Acquire) {
-            self.close();
+        if self.keeper.behind.load(Ordering::Acquire) {
+            return;
         }
+        if !self.means.far {
+            self.close();
+        } else if let Err(left) = self.renew() {
+            self.leave(&left);
+        }
+    }
+
+    /// Closes a connection that nobody needs; an old one when another holds what is wanted.
+    fn renew(&mut self) -> Result<(), Left> {
+        let mut wanted = wanted::pending(self.reader()?)?;
+        wanted.extend(wanted::needed(self.reader()?)?);
+        wanted.retain(|item| self.is_item(item));
+        let now = clock::now();
+        if wanted.is_empty() {
+            self.close();
+        } else if now < self.opened + LIFE {
+            self.used = now;
+        } else {
+            self.held.clear();
+            let _old = self.connection.take();
+            wanted.iter().try_for_each(|item| self.hold_item(item))?;
+        }
+        Ok(())
     }
 
     /// The daemon lets go of what the connection held. The leash holds it open, too.
     fn close(&mut self) {
         self.keeper.leash.release();
         self.connection = None;
+        self.held.clear();
     }
 }
 

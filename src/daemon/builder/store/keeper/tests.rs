@@ -5,6 +5,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use super::*;
+use crate::db::{self, testing};
+use crate::model::build::Outcome;
+use crate::model::spec::JobsetName;
 
 /// Greets as Guix's daemon.
 fn greet(listener: &UnixListener) -> UnixStream {
@@ -17,6 +20,10 @@ fn greet(listener: &UnixListener) -> UnixStream {
 }
 
 fn rounds(place: &Path, threads: &Spawner) -> Rounds {
+    rounds_with(place, threads, false)
+}
+
+fn rounds_with(place: &Path, threads: &Spawner, far: bool) -> Rounds {
     let address = Address::Unix(place.join("socket"));
     let (keeper, _inbox) = prepare(Store::Guix);
     let ears = (bounded(16).0, keeper.clone());
@@ -25,6 +32,7 @@ fn rounds(place: &Path, threads: &Spawner) -> Rounds {
         dialect: Dialect::Guix,
         address,
         store: "/gnu/store".to_owned(),
+        far,
         directory: place.join("gcroots"),
         database: Database::open(&place.join("gorget.db"), threads).unwrap(),
     };
@@ -67,5 +75,83 @@ fn a_stop_ends_a_wait_for_a_greeting() {
             drop(taken);
         });
         assert!(rounds.connection().is_err());
+    });
+}
+
+/// Takes requests until the connection is closed; the items that got temporary roots over it.
+fn serve(mut client: UnixStream) -> Vec<String> {
+    let mut held = Vec::new();
+    let mut word = [0; 8];
+    // What follows the greeting: version, affinity, reserve.
+    client.read_exact(&mut [0; 32]).unwrap();
+    while client.read_exact(&mut word).is_ok() {
+        let operation = u64::from_le_bytes(word);
+        client.read_exact(&mut word).unwrap();
+        let length = usize::try_from(u64::from_le_bytes(word)).unwrap();
+        let mut text = vec![0; length.next_multiple_of(8)];
+        client.read_exact(&mut text).unwrap();
+        text.truncate(length);
+        // Temporary roots; the others are indirect ones.
+        if operation == 11 {
+            held.push(String::from_utf8(text).unwrap());
+        }
+        for word in [0x616c_7473, 1_u64] {
+            client.write_all(&word.to_le_bytes()).unwrap();
+        }
+    }
+    held
+}
+
+#[test]
+fn a_far_daemon_holds_what_is_wanted_as_long_as_it_is() {
+    let place = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(place.path().join("socket")).unwrap();
+    let (spawner, _threads) = Spawner::new();
+    let mut rounds = rounds_with(place.path(), &spawner, true);
+    greet(&listener).read_to_end(&mut Vec::new()).unwrap();
+    let item = |name: &str| format!("/gnu/store/{}-{name}", "0".repeat(32));
+    let job = |name: &str, needs: &[String]| NewJob {
+        derivation: item(&format!("{name}.drv")),
+        outputs: [("out".to_owned(), item(name))].into(),
+        work: Work::Derivation,
+        needs: needs.to_vec(),
+        ..testing::job(name, &[])
+    };
+    let below = job("below", &[]);
+    let jobs = vec![job("above", &[item("below.drv")]), below];
+    let database = rounds.means.database.clone();
+    let above = database.write("jobs", move |tx| {
+        let name = JobsetName::new("far").unwrap();
+        db::jobsets::put(tx, &name, "{}", true)?;
+        let evaluation = db::evaluations::start(tx, &name, "", tx.now, &[])?;
+        let ids = builds::register(tx, evaluation, &jobs)?.scheduled;
+        let order = builds::start(tx, ids[1], Path::new("/log"), None)?;
+        let outputs = jobs[1].outputs.clone();
+        let succeeded = Outcome::Succeeded { outputs, products: Vec::new() };
+        builds::end(tx, order.id, order.attempt, &succeeded)?;
+        Ok(ids[0])
+    });
+    let above = above.unwrap();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| serve(greet(&listener)));
+        rounds.hold(&[item("above.drv"), item("below.drv")]).ok().unwrap();
+        assert!(rounds.everything().is_ok());
+        // It rests, and is kept.
+        rounds.used -= REST;
+        rounds.retire();
+        assert!(rounds.connection.is_some() && rounds.retires() > Some(clock::now()));
+        // It is old, and makes room for another that holds less.
+        rounds.opened -= LIFE;
+        let second = scope.spawn(|| serve(greet(&listener)));
+        rounds.retire();
+        let held = first.join().unwrap();
+        assert_eq!(held[..2], [item("above.drv"), item("below.drv")]);
+        assert_eq!(held.last(), Some(&item("below")), "what was built for another");
+        // Nothing waits any more.
+        database.write("cancel", move |tx| builds::cancel(tx, above)).unwrap();
+        rounds.used -= REST;
+        rounds.retire();
+        assert!(rounds.connection.is_none());
+        assert_eq!(second.join().unwrap(), [item("above.drv"), item("below")]);
     });
 }
