@@ -2,23 +2,25 @@
 ;;;
 ;;; With this directory on the load path (`guix system reconfigure -L /path/to/gorget/contrib/guix config.scm`):
 ;;;
-;;;   (use-modules (gnu) (guix channels) (gorget))
+;;;   (use-modules (gnu) (gnu services networking) (guix channels) (gorget))
 ;;;
 ;;;   (operating-system
 ;;;     …
 ;;;     (services
-;;;      (cons (service gorget-service-type
-;;;                     (gorget-configuration
-;;;                      (specifications
-;;;                       #~(list (specification
-;;;                                (name 'my-channel)
-;;;                                (build '(channels my-channel))
-;;;                                (channels
-;;;                                 (cons (channel
-;;;                                        (name 'my-channel) (branch "main")
-;;;                                        (url "https://example.org/channel.git"))
-;;;                                       %default-channels)))))))
-;;;            %base-services)))
+;;;      (cons* (service gorget-service-type
+;;;                      (gorget-configuration
+;;;                       (specifications
+;;;                        #~(list (specification
+;;;                                 (name 'my-channel)
+;;;                                 (build '(channels my-channel))
+;;;                                 (channels
+;;;                                  (cons (channel
+;;;                                         (name 'my-channel) (branch "main")
+;;;                                         (url "https://example.org/channel.git"))
+;;;                                        %default-channels)))))))
+;;;             ;; Or whatever else provides 'networking'.
+;;;             (service dhcp-client-service-type)
+;;;             %base-services)))
 ;;;
 ;;; The specifications are Cuirass's, as for its service.  The daemon runs as root, its evaluations as the user
 ;;; `gorget-jobs', and guix-daemon builds.  Members of the group `gorget' may use the bridge.
