@@ -73,10 +73,12 @@ run: all
 	@GORGET_LOG=$${GORGET_LOG:-info,builder=debug} exec $(program) register --state-directory "$(demo)" --specifications "$(demo)/demo.json" \
 	  --builder process --web "$(WEB)" --parameters "$(demo)/parameters.json"
 
-# Tests last: what they say is what people look for.
+# Tests last: what they say is what people look for. What cargo-fuzz drives is type-checked as it sees it; its own package
+# would compile every dependency anew, with flags of its own. tests/tidy.rs compares the two.
 check: deps
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) rustc --locked --lib --profile check -- --cfg fuzzing -D warnings
 	$(CARGO) build --locked --bins
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked
