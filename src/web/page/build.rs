@@ -129,7 +129,7 @@ fn waiting(context: &Context, id: BuildId) -> Option<String> {
 fn actions(context: &Context, build: &Build) -> Markup {
     let path = |word: &str| format!("/admin/build/{}/{word}", build.id);
     html! {
-        div class="actions" {
+        div class="actions" data-live="actions" {
             @if build.log.is_some() {
                 a class="button" href=(context.link(&format!("/build/{}/log", build.id))) { "Log" }
             }
@@ -155,7 +155,7 @@ fn trouble(context: &Context, build: &Build, around: &Around) -> Markup {
     html! {
         @if build.error.is_some() || !around.causes.is_empty() {
             div class={ "box " (look.class) } {
-                h3 { (look.word) }
+                h2 { (look.word) }
                 @if let Some(error) = &build.error { pre { (error) } }
                 @if !around.causes.is_empty() { p { "Because of:" } (list::brief(context, &around.causes)) }
                 @if build.status == BuildStatus::Failed && build.log.is_some() {

@@ -37,7 +37,7 @@ pub(super) fn evaluations(context: &Context, evaluations: &[Evaluation]) -> Mark
     let most = evaluations.iter().map(|evaluation| evaluation.jobs.total).max().unwrap_or(0);
     let step = (WIDTH - LEFT) / evaluations.len().max(10) as f64;
     html! {
-        svg class="chart" viewBox="0 0 640 120" role="img" aria-label="Jobs of the last evaluations by state" {
+        svg class="chart" viewBox="0 0 640 120" role="group" aria-label="Jobs of the last evaluations by state" {
             (axes(&most.to_string()))
             @for (place, evaluation) in evaluations.iter().rev().enumerate() {
                 @let jobs = evaluation.jobs;
@@ -86,7 +86,7 @@ pub(super) fn builds(context: &Context, history: &[(EvaluationId, Listed)]) -> M
     let most = history.iter().map(|(_, build)| took(build)).max().unwrap_or(0).max(1);
     let step = (WIDTH - LEFT) / history.len().max(10) as f64;
     html! {
-        svg class="chart" viewBox="0 0 640 120" role="img" aria-label="Durations of the job's builds" {
+        svg class="chart" viewBox="0 0 640 120" role="group" aria-label="Durations of the job's builds" {
             (axes(&part::duration(most)))
             @for (place, (evaluation, build)) in history.iter().rev().enumerate() {
                 @let look = part::build_look(build.status);

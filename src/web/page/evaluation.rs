@@ -182,7 +182,7 @@ pub(super) fn evaluation(
 fn actions(context: &Context, evaluation: &Evaluation) -> Markup {
     let id = evaluation.id;
     html! {
-        div class="actions" {
+        div class="actions" data-live="actions" {
             a class="button" href=(context.link(&format!("/eval/{id}/dashboard"))) { "Dashboard" }
             a class="button" href=(context.link(&format!("/eval/{id}/log"))) { "Log" }
             @if part::may(context, Access::Operate, &evaluation.jobset) {
@@ -205,7 +205,7 @@ fn summary(context: &Context, evaluation: &Evaluation, older: &[Checkout]) -> Ma
     html! {
         @if let Some(error) = &evaluation.error {
             div class={ "box " (part::evaluation_look(evaluation).class) } {
-                h3 { (part::evaluation_look(evaluation).word) }
+                h2 { (part::evaluation_look(evaluation).word) }
                 pre { (error) }
                 p { a href=(context.link(&format!("/eval/{}/log", evaluation.id))) { "The evaluation's log" } }
             }

@@ -70,7 +70,7 @@ pub(super) fn jobset(
             }
             @if let Some(error) = &jobset.error {
                 div class="box bad" {
-                    h3 { "The last fetch or evaluation did not work" }
+                    h2 { "The last fetch or evaluation did not work" }
                     pre { (error) }
                 }
             }

@@ -125,7 +125,7 @@ pub(super) fn log_link(context: &Context, build: &Listed) -> Markup {
 pub(super) fn brief(context: &Context, builds: &[Listed]) -> Markup {
     html! {
         @for build in builds {
-            div {
+            div class="brief" {
                 (part::status(build.status)) " "
                 a href=(build_link(context, build)) { (build.job) } " "
                 span class="dim" { (build.system) }

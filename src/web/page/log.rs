@@ -197,7 +197,7 @@ fn show(context: &Context, path: &str, part: &Part, runs: bool) -> Markup {
             @if !part.text.is_empty() { (log_view::lines(&part.text, part.first)) }
         }
         @if part.more { p class="box warn" { "There is more: go on, or read the raw log." } }
-        @if runs { p class="dim" data-live="runs" { "It is still growing." } }
+        div class="dim" data-live="runs" { @if runs { "It is still growing." } }
         span id="end" {}
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
     let content = html! {
         div class="head" {
             h1 { "Queue" }
-            span class="actions" {
+            span class="actions" data-live="actions" {
                 @if context.may(Access::Operate, None) {
                     @if paused { (part::order(context, "/admin/resume", "Resume")) }
                     @else { (part::order(context, "/admin/pause", "Pause")) }

@@ -119,7 +119,7 @@ pub(in crate::web) fn form(
         h1 { (title) }
         @if !problems.is_empty() {
             div class="box bad" role="alert" {
-                h3 { "This is not valid yet; nothing was changed." }
+                h2 { "This is not valid yet; nothing was changed." }
                 @for problem in problems {
                     p { strong { (problem.field) } @if let Some(row) = problem.row { " in row " (row + 1) } ": " (problem.message) }
                 }
