@@ -4,6 +4,7 @@ mod access;
 mod api;
 mod basics;
 mod bounds;
+mod browser;
 mod change;
 mod feeds;
 mod files;

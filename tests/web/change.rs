@@ -68,7 +68,7 @@ fn books(daemon: &Daemon) -> rusqlite::Connection {
 }
 
 /// A specification as it is kept, secrets included.
-fn kept(daemon: &Daemon, name: &str) -> Value {
+pub(super) fn kept(daemon: &Daemon, name: &str) -> Value {
     let text: String = books(daemon)
         .query_row("SELECT specification FROM jobsets WHERE name = ?1", [name], |row| row.get(0))
         .unwrap();
