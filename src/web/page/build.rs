@@ -59,7 +59,10 @@ pub(super) fn build(
     let title = format!("Build {} of {}", build.id, build.job);
     let content = html! {
         div class="head" {
-            h1 { (build.job) " " span class="dim" { (build.system) } }
+            h1 {
+                (build.job)
+                @if !build.job.ends_with(&format!(".{}", build.system)) { " " span class="dim" { (build.system) } }
+            }
             (actions(context, &build))
         }
         div data-live="build" {
@@ -74,7 +77,7 @@ pub(super) fn build(
         (history(context, &build, &around))
     };
     let frame = Frame::new(&title)
-        .below(build.jobset.as_str(), part::jobset_link(context, &build.jobset))
+        .of(context, &build.jobset)
         .below(
             format!("Evaluation {}", build.evaluation),
             context.link(&format!("/eval/{}", build.evaluation)),
@@ -213,11 +216,13 @@ fn facts(context: &Context, build: &Build, around: &Around, waiting: Option<&str
                 @if details.max_silent > 0 { dt { "Longest silence" } dd { (part::duration(details.max_silent)) } }
                 @if let Some(command) = command(details) { dt { "Command" } dd { code { (command) } } }
             }
-            dt { "Built on" }
-            dd {
-                @match &build.worker {
-                    Some(worker) => a href=(context.link(&format!("/machine/{}", component(worker)))) { (worker) },
-                    None => "this machine",
+            @if build.starttime.is_some() {
+                dt { "Built on" }
+                dd {
+                    @match &build.worker {
+                        Some(worker) => a href=(context.link(&format!("/machine/{}", component(worker)))) { (worker) },
+                        None => "this machine",
+                    }
                 }
             }
             dt { "Derivation" } dd { code { (build.derivation) } }

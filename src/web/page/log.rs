@@ -98,8 +98,7 @@ impl Budget {
         }
         let lines: Vec<&str> = part.text.lines().collect();
         let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
-        let visible = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-        Some(last.chars().filter(visible).collect()).filter(|text: &String| !text.trim().is_empty())
+        Some(last).filter(|text| !text.trim().is_empty())
     }
 }
 
@@ -127,7 +126,7 @@ pub(super) fn build(
         (show(context, &path, &part, runs))
     };
     let frame = Frame::new(&title)
-        .below(build.jobset.as_str(), part::jobset_link(context, &build.jobset))
+        .of(context, &build.jobset)
         .below(
             format!("Evaluation {}", build.evaluation),
             context.link(&format!("/eval/{}", build.evaluation)),
@@ -158,7 +157,7 @@ pub(super) fn evaluation(
         (show(context, &format!("/eval/{id}/log"), &part, evaluation.status == EvaluationStatus::Started))
     };
     let frame = Frame::new(&title)
-        .below(evaluation.jobset.as_str(), part::jobset_link(context, &evaluation.jobset))
+        .of(context, &evaluation.jobset)
         .below(format!("Evaluation {id}"), link.clone())
         .hearing(format!("?evaluation={id}"));
     Ok(Response::html(200, frame.show(context, &content)))
