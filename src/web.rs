@@ -19,11 +19,13 @@ mod hook;
 mod link;
 mod live;
 mod log_view;
+mod network;
 mod page;
 mod request;
 mod response;
 mod route;
 mod search;
+mod seats;
 mod serve;
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};

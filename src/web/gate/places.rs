@@ -1,7 +1,9 @@
 //! How many connections there may be: in all, and of one address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
+
+use crate::web::network;
 
 /// From one address: a browser has six, a company behind one address some dozens.
 const PER_ADDRESS: usize = 256;
@@ -12,7 +14,7 @@ const MOST: usize = 4096;
 /// Streams at once, where descriptors allow it: each costs two threads and four descriptors.
 const MOST_STREAMS: usize = 1024;
 
-/// Who shares a number: an address, of IPv6 the network that one customer gets.
+/// Who shares a number.
 pub(super) type Group = IpAddr;
 
 /// What the limit on descriptors allows.
@@ -57,13 +59,7 @@ impl Places {
         if address.is_loopback() || proxies.contains(&address) {
             return None;
         }
-        match address {
-            IpAddr::V4(_) => Some(address),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                Some(IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)))
-            }
-        }
+        Some(network::of(address))
     }
 
     pub(super) fn take(&mut self, group: Option<Group>) -> Result<(), Full> {

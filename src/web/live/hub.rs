@@ -17,7 +17,6 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use serde::Deserialize;
 
-use super::seats::{Seat, Seats};
 use crate::actor::{Gone, Spawner, Stop, ask};
 use crate::control::Client;
 use crate::db::web::downloads;
@@ -28,6 +27,7 @@ use crate::model::spec::JobsetName;
 use crate::proto::control::{Command, Request};
 use crate::web::Config;
 use crate::web::failure::Failure;
+use crate::web::seats::{Seat, Seats};
 
 /// What may wait for one listener: it writes at most every tenth of a second, in which a busy daemon tells hundreds.
 const ROOM: usize = 1024;

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,9 +20,14 @@ use crate::sys::clock;
 use crate::web::gate::{LENGTH, TAKEN};
 use crate::web::request::Request;
 use crate::web::response::{Body, Response, Sink};
+use crate::web::seats::{Seat, Seats};
 
 /// Bodies in memory that threads write, all together: what many slow readers of large answers may hold.
 const HELD: usize = 64 * 1024 * 1024;
+
+/// Of all threads one who asks may have one in so many: a company behind one address has enough of them, and nobody
+/// takes them all.
+const SHARE: usize = 4;
 
 /// Pieces of files, and chunks of streams that nobody flushes.
 const PIECE: usize = 32 * 1024;
@@ -35,6 +41,7 @@ type Writer = Box<dyn Write + Send>;
 #[derive(Clone)]
 pub(in crate::web) struct Streams {
     threads: Spawner,
+    seats: Seats,
     free: Receiver<usize>,
     back: Sender<usize>,
     held: Arc<AtomicUsize>,
@@ -48,7 +55,15 @@ impl Streams {
             // There is room for each.
             let _ = back.try_send(number);
         }
-        Self { threads, free, back, held: Arc::default() }
+        let seats = Seats::new(limit, (limit / SHARE).max(1));
+        Self { threads, seats, free, back, held: Arc::default() }
+    }
+
+    /// A thread's number, if there is one left for whoever asks.
+    fn place(&self, peer: IpAddr) -> Option<Place> {
+        let seat = self.seats.take(peer)?;
+        let number = self.free.try_recv().ok()?;
+        Some(Place { number, back: self.back.clone(), _seat: seat })
     }
 
     /// Writes an answer, or has it written.
@@ -58,7 +73,7 @@ impl Streams {
         request: &Request,
         response: Response,
     ) -> io::Result<()> {
-        let body = has_body(request.method, response.status);
+        let (body, peer) = (has_body(request.method, response.status), request.peer);
         let mut head = head(&response);
         match response.body {
             Body::Bytes(bytes) if !body => {
@@ -75,7 +90,7 @@ impl Streams {
             Body::Bytes(bytes) => {
                 let Some(held) = Held::take(&self.held, bytes.len()) else { return busy(writer) };
                 let announced = Some(bytes.len() as u64);
-                self.start(writer, head, announced, move |out| {
+                self.start(peer, writer, head, announced, move |out| {
                     let _held = held;
                     out.write_all(&bytes)
                 })
@@ -85,27 +100,29 @@ impl Streams {
                 whole(&mut *writer, head, b"")
             }
             Body::File { file, from, length } => {
-                self.start(writer, head, Some(length), move |out| copy(&file, from, length, out))
+                let announced = Some(length);
+                self.start(peer, writer, head, announced, move |out| copy(&file, from, length, out))
             }
             Body::Stream(_) if !body => whole(&mut *writer, head, b""),
-            Body::Stream(write) => self.start(writer, head, None, write),
+            Body::Stream(write) => self.start(peer, writer, head, None, write),
         }
     }
 
     /// Starts a thread that writes a body of `announced` bytes, if that is known.
     fn start(
         &self,
+        peer: IpAddr,
         writer: Writer,
         mut head: Vec<u8>,
         announced: Option<u64>,
         write: impl FnOnce(&mut dyn Sink) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let Ok(number) = self.free.try_recv() else { return busy(writer) };
+        let Some(place) = self.place(peer) else { return busy(writer) };
         if let Some(announced) = announced {
             head.extend_from_slice(format!("{LENGTH}: {announced}\r\n").as_bytes());
         }
         head.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
-        let back = self.back.clone();
+        let name = format!("stream/{}", place.number);
         let body = move |stop| -> io::Result<()> {
             let mut out = Out { writer, chunk: Vec::new(), stop };
             out.writer.write_all(&head)?;
@@ -119,11 +136,22 @@ impl Streams {
                 }
             }
         };
-        self.threads.small(&format!("stream/{number}"), body, move |_| {
-            // There is room for each.
-            let _ = back.try_send(number);
-        })
-        // A thread that cannot be started drops the request, which tiny_http answers with 500.
+        // A thread that cannot be started drops the request, which tiny_http answers with 500, and gives up the place.
+        self.threads.small(&name, body, move |_| drop(place))
+    }
+}
+
+/// A thread's number, given back when dropped.
+struct Place {
+    number: usize,
+    back: Sender<usize>,
+    _seat: Seat,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // There is room for each.
+        let _ = self.back.try_send(self.number);
     }
 }
 
@@ -313,6 +341,20 @@ mod tests {
         let mut head = Vec::new();
         header(&mut head, "Location", "/a\r\nSet-Cookie: b=c");
         assert_eq!(head, b"Location: /a  Set-Cookie: b=c\r\n");
+    }
+
+    #[test]
+    fn nobody_has_all_threads_and_each_comes_back() {
+        let (threads, _) = Spawner::new();
+        let streams = Streams::new(threads, 2 * SHARE);
+        let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let mut taken = vec![streams.place(one).unwrap(), streams.place(one).unwrap()];
+        assert!(streams.place(one).is_none());
+        taken.push(streams.place(other).unwrap());
+        drop(taken);
+        let here = "127.0.0.1".parse().unwrap();
+        let all: Vec<_> = (0..2 * SHARE).filter_map(|_| streams.place(here)).collect();
+        assert_eq!(all.len(), 2 * SHARE);
     }
 
     #[test]
