@@ -50,6 +50,8 @@ pub(super) const PREFIX: &[u8] = b"x-gorget-gate-";
 pub(super) const PEER: &str = "x-gorget-gate-peer";
 /// That it came by HTTPS.
 pub(super) const SECURE: &str = "x-gorget-gate-secure";
+/// That nothing tells of a proxy on the way here.
+pub(super) const DIRECT: &str = "x-gorget-gate-direct";
 /// How long a body is that comes in chunks.
 pub(super) const LENGTH: &str = "x-gorget-gate-length";
 

@@ -55,6 +55,8 @@ pub(super) struct Request {
     pub(super) peer: IpAddr,
     /// Whether what came last on the way to us was HTTPS.
     pub(super) secure: bool,
+    /// Whether nothing tells of a proxy on the way to us.
+    pub(super) direct: bool,
     /// Names this request in the log and in error messages.
     pub(super) id: String,
 }

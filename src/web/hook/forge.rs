@@ -168,6 +168,7 @@ pub(super) mod tests {
             body: body.as_bytes().to_vec(),
             peer: "192.0.2.1".parse().unwrap(),
             secure: false,
+            direct: true,
             id: String::new(),
         }
     }
