@@ -192,13 +192,16 @@ impl Gate {
             self.bodies += length - client.charged;
             client.charged = length;
             if self.bodies > BODIES && !matches!(step, Step::Gone) {
-                self.refuse(
-                    key,
-                    Refusal { status: 503, why: "too much is being sent; try again soon" },
-                );
-                return true;
+                let greedy = self.greediest().unwrap_or(key);
+                let why = "too much is being sent; try again soon";
+                self.refuse(greedy, Refusal { status: 503, why });
+                if greedy == key {
+                    return true;
+                }
+                self.again.push(greedy);
             }
         }
+        let Some(client) = self.clients.get_mut(key) else { return false };
         match step {
             Step::More => false,
             Step::Gone => {
@@ -220,6 +223,13 @@ impl Gate {
                 true
             }
         }
+    }
+
+    /// Who has sent most of a body that is not whole yet: those who send little are not to suffer.
+    fn greediest(&self) -> Option<Key> {
+        let sending =
+            self.clients.iter().filter(|(_, client)| matches!(client.state, State::Body(_)));
+        sending.max_by_key(|(_, client)| client.charged).map(|(key, _)| key)
     }
 
     /// Passes on whose turn it is.
