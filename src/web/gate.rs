@@ -38,7 +38,7 @@ use crate::sys::clock;
 use client::{Client, State};
 use head::Refusal;
 pub(super) use places::Limits;
-use places::{Full, Places};
+use places::{Full, PER_ADDRESS, Places};
 pub(super) use private::Directory;
 use private::Private;
 use relay::Upstream;
@@ -136,8 +136,8 @@ struct Gate {
     idle: Vec<Key>,
     /// The connection that is being opened.
     opening: Option<Key>,
-    /// How many answers are waited for.
-    ahead: usize,
+    /// Of answers that are waited for.
+    ahead: Places,
     /// Whose requests wait for one of those to come.
     waiting: VecDeque<Key>,
     /// Clients that could go on at once, had others not to get their turn.
@@ -182,11 +182,11 @@ impl Gate {
             upstreams: Slab::new(),
             idle: Vec::new(),
             opening: None,
-            ahead: 0,
+            ahead: Places::new(relay::AHEAD, relay::EACH),
             waiting: VecDeque::new(),
             again: Vec::new(),
             looks: BinaryHeap::new(),
-            places: Places::new(limits.connections),
+            places: Places::new(limits.connections, PER_ADDRESS),
             bodies: 0,
             paused: None,
             told: None,

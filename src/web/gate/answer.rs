@@ -208,7 +208,15 @@ mod tests {
     }
 
     fn order(is_1_0: bool, is_head: bool) -> Order {
-        Order { bytes: Vec::new(), is_head, is_1_0, keep: true, is_safe: true, is_again: false }
+        Order {
+            bytes: Vec::new(),
+            is_head,
+            is_1_0,
+            keep: true,
+            is_safe: true,
+            is_again: false,
+            peer: std::net::Ipv4Addr::LOCALHOST.into(),
+        }
     }
 
     #[test]

@@ -92,6 +92,8 @@ pub(super) struct Order {
     /// Whether it may be sent again when its answer is lost.
     pub(super) is_safe: bool,
     pub(super) is_again: bool,
+    /// Who asks; behind a trusted proxy, whom it acts for.
+    pub(super) peer: IpAddr,
 }
 
 #[derive(Debug)]
@@ -366,7 +368,7 @@ fn order(head: Head, body: &[u8]) -> Order {
     bytes.extend_from_slice(b"\r\n");
     bytes.extend_from_slice(body);
     let (is_head, is_1_0, keep, is_safe) = (head.is_head, head.is_1_0, head.keep, head.is_safe);
-    Order { bytes, is_head, is_1_0, keep, is_safe, is_again: false }
+    Order { bytes, is_head, is_1_0, keep, is_safe, is_again: false, peer: head.peer }
 }
 
 #[cfg(test)]

@@ -67,6 +67,8 @@ pub(super) struct Head {
     pub(super) keep: bool,
     /// Whether the client waits to be told to send the body.
     pub(super) expects: bool,
+    /// Who asks; behind a trusted proxy, whom it acts for.
+    pub(super) peer: IpAddr,
 }
 
 /// Who sends it.
@@ -108,6 +110,7 @@ pub(super) fn parse(bytes: &[u8], sender: Sender<'_>) -> Result<Head, Refusal> {
         is_1_0,
         keep: !is_1_0,
         expects: false,
+        peer: sender.address,
     };
     head.lines.extend_from_slice(method);
     head.lines.push(b' ');
@@ -201,6 +204,7 @@ pub(super) fn parse(bytes: &[u8], sender: Sender<'_>) -> Result<Head, Refusal> {
         (None, true) => Framing::Chunked,
         (length, false) => Framing::Length(length.unwrap_or(0)),
     };
+    head.peer = peer;
     head.lines.extend_from_slice(format!("{PEER}: {peer}\r\n").as_bytes());
     for (is, name) in [(secure, SECURE), (direct, DIRECT)] {
         if is {

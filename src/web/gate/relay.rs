@@ -2,22 +2,26 @@
 
 use std::io::{ErrorKind, Read};
 use std::mem;
-use std::net::Shutdown;
+use std::net::{IpAddr, Ipv4Addr, Shutdown};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::answer::{Answer, Broken};
-use super::client::{Client, Order, Output, State, Step};
+use super::client::{Order, Output, State, Step};
 use super::head::{MAX_HEAD, Refusal};
+use super::places::{Full, Group, Places};
 use super::private::SPARE;
 use super::slab::Key;
 use super::{BODIES, EDGES, Gate, KIND, PAUSE, ROOM, UPSTREAM, is_exhausted};
 use crate::web::serve::Server;
 
 /// Answers waited for at once: enough that no worker looks for something to do.
-const AHEAD: usize = 32;
+pub(super) const AHEAD: usize = 32;
+
+/// And by one who asks, on however many connections: half of the workers stay for others, whatever this one asks.
+pub(super) const EACH: usize = 4;
 
 /// Connections opened at the start, so that the common case needs no descriptor later.
 const READY: usize = 8;
@@ -38,6 +42,8 @@ pub(super) struct Upstream {
     /// Whether the other end has hung up.
     ended: bool,
     task: Task,
+    /// Whose share of the answers ahead it took last.
+    asker: Option<Group>,
 }
 
 /// What it is doing.
@@ -237,16 +243,29 @@ impl Gate {
         if self.upstreams.len() < READY {
             self.open();
         }
-        while self.ahead < AHEAD {
-            let Some(&key) = self.waiting.front() else { return };
-            let is_waiting = |client: &&mut Client| matches!(client.state, State::Waiting(_));
-            if self.clients.get_mut(key).filter(is_waiting).is_none() {
-                self.waiting.pop_front();
+        let mut next = 0;
+        while let Some(&key) = self.waiting.get(next) {
+            let Some(State::Waiting(order)) = self.clients.get(key).map(|client| &client.state)
+            else {
+                self.waiting.remove(next);
                 continue;
+            };
+            let asker = Places::group(order.peer, &self.shared.config.parameters.trusted_proxies);
+            match self.ahead.take(asker) {
+                Ok(()) => {}
+                Err(Full::All) => return,
+                // Others are not to wait behind them.
+                Err(Full::Group(_)) => {
+                    next += 1;
+                    continue;
+                }
             }
-            let Some(upstream) = self.idle.pop() else { return self.open() };
-            self.waiting.pop_front();
-            self.assign(key, upstream);
+            let Some(upstream) = self.idle.pop() else {
+                self.ahead.give_back(asker);
+                return self.open();
+            };
+            self.waiting.remove(next);
+            self.assign(key, upstream, asker);
         }
     }
 
@@ -259,6 +278,7 @@ impl Gate {
             readable: false,
             ended: false,
             task: Task::Probe(Answer::new()),
+            asker: None,
         };
         upstream.output.push(PROBE);
         upstream.output.flush(&mut upstream.stream)?;
@@ -274,14 +294,14 @@ impl Gate {
     }
 
     /// Sends the request of a client that waits.
-    fn assign(&mut self, key: Key, upstream_key: Key) {
+    fn assign(&mut self, key: Key, upstream_key: Key, asker: Option<Group>) {
         let (Some(client), Some(upstream)) =
             (self.clients.get_mut(key), self.upstreams.get_mut(upstream_key))
         else {
-            return;
+            return self.ahead.give_back(asker);
         };
         let State::Waiting(mut order) = mem::replace(&mut client.state, State::Head(0)) else {
-            return;
+            return self.ahead.give_back(asker);
         };
         upstream.output.push(&order.bytes);
         if !order.is_safe || order.is_again {
@@ -289,7 +309,7 @@ impl Gate {
         }
         client.state = State::Answering { order, upstream: upstream_key, begun: false };
         upstream.task = Task::Answer(key, Answer::new());
-        self.ahead += 1;
+        upstream.asker = asker;
         // What comes of an error shows when it is read.
         upstream.readable |= upstream.output.flush(&mut upstream.stream).is_err();
         if upstream.readable {
@@ -315,7 +335,7 @@ impl Gate {
             *begun = true;
             // What was decided with the head holds to the end.
             order.keep = keep;
-            self.ahead -= 1;
+            self.ahead.give_back(upstream.asker);
         }
         let (keep, has_begun) = (order.keep, *begun);
         if was_empty {
@@ -343,7 +363,7 @@ impl Gate {
 
     /// An answer broke off.
     fn lose(&mut self, key: Key, upstream: Key, has_begun: bool) {
-        self.upstreams.remove(upstream);
+        let asker = self.upstreams.remove(upstream).and_then(|upstream| upstream.asker);
         if has_begun {
             // What came is sent as far as it goes; that it is not whole is seen by the end alone.
             if let Some(client) = self.clients.get_mut(key) {
@@ -351,7 +371,7 @@ impl Gate {
             }
             return self.drop_client(key);
         }
-        self.ahead -= 1;
+        self.ahead.give_back(asker);
         let Some(client) = self.clients.get_mut(key) else { return };
         match mem::replace(&mut client.state, State::Closing(0)) {
             State::Answering { order, .. } if order.is_safe && !order.is_again => {
@@ -406,8 +426,11 @@ impl Gate {
                 }
                 // It says something unasked, has said enough, or has ended.
                 Piece::Some | Piece::Whole | Piece::Broken => {
+                    let asker = upstream.asker;
                     self.upstreams.remove(key);
-                    self.ahead -= usize::from(is_orphan);
+                    if is_orphan {
+                        self.ahead.give_back(asker);
+                    }
                     if is_probe {
                         self.opening = None;
                         self.retry = Some(self.now + PAUSE);
@@ -427,6 +450,7 @@ const ORPHAN: Order = Order {
     keep: true,
     is_safe: false,
     is_again: true,
+    peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
 };
 
 impl Upstream {
