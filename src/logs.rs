@@ -95,6 +95,7 @@ impl Writer {
 
 /// Reads one log from a byte offset of its uncompressed text, also while it grows.
 pub(crate) struct Tail {
+    path: PathBuf,
     file: File,
     gunzip: Gunzip,
     /// Bytes of the file read so far.
@@ -120,7 +121,8 @@ impl Tail {
     pub(crate) fn open(path: &Path, from: u64) -> io::Result<Self> {
         let file = File::open(path)?;
         let gunzip = Gunzip::new();
-        Ok(Self { file, gunzip, taken: 0, position: 0, from, watch: Watch::No, told: false })
+        let path = path.to_owned();
+        Ok(Self { path, file, gunzip, taken: 0, position: 0, from, watch: Watch::No, told: false })
     }
 
     /// Appends what can be read now, at most 64 KiB, and returns the offset it begins at; `None` if there is
@@ -157,9 +159,8 @@ impl Tail {
                 // What they told of is seen below.
                 while inotify.read_events().is_ok() {}
             }
-            let metadata = self.file.metadata()?;
-            let replaced = metadata.nlink() == 0;
-            if metadata.len() > self.taken || (replaced && !self.told) {
+            let replaced = self.is_replaced()?;
+            if self.file.metadata()?.len() > self.taken || (replaced && !self.told) {
                 self.told |= replaced;
                 return Ok(());
             }
@@ -180,8 +181,14 @@ impl Tail {
     }
 
     /// Whether the file has lost its name: its writer has begun another, or it has been removed.
+    /// It may have another name besides, where somebody else keeps it.
     pub(crate) fn is_replaced(&self) -> io::Result<bool> {
-        Ok(self.file.metadata()?.nlink() == 0)
+        let own = self.file.metadata()?;
+        match fs::metadata(&self.path) {
+            Ok(named) => Ok((named.dev(), named.ino()) != (own.dev(), own.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Watches the very file that is open, whatever has its name by now.
@@ -399,8 +406,12 @@ mod tests {
         }
         let writer = thread.unwrap().join().unwrap();
 
+        assert!(!tail.is_replaced().unwrap());
+        // Also where it has another name.
+        fs::hard_link(&path, path.with_extension("kept")).unwrap();
         drop(Writer::create(&path).unwrap());
         tail.wait(far).unwrap();
+        assert!(tail.is_replaced().unwrap());
         assert_eq!(rest(&mut tail).unwrap(), "");
         // Told once: whoever goes on waiting does not spin.
         let soon = clock::now() + Duration::from_millis(20);
