@@ -11,6 +11,7 @@ mod access;
 mod api;
 mod change;
 mod context;
+mod date;
 mod failure;
 mod feed;
 mod file;

@@ -32,7 +32,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::context::Shared;
-use super::serve::http_date;
+use super::date;
 use crate::actor::{Gone, Spawner};
 use crate::sys::clock;
 use client::{Client, State};
@@ -480,7 +480,7 @@ fn answer_of(refusal: Refusal, is_head: bool) -> Vec<u8> {
          Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
          Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\nConnection: close\r\n\r\n",
         reason.default_reason_phrase(),
-        http_date(clock::wall()),
+        date::http(clock::wall()),
         why.len() + 1,
     );
     if is_head { head.into_bytes() } else { format!("{head}{why}\n").into_bytes() }

@@ -25,7 +25,7 @@ use super::response::Response;
 use super::route::{self, Found, Kind};
 use crate::actor::{Gone, Spawner, panic_message};
 use crate::sys::clock;
-pub(super) use stream::{Streams, http_date};
+pub(super) use stream::Streams;
 
 /// Requests answered at once: queries take milliseconds, so that more would only wait for the processors.
 const WORKERS: usize = 8;

@@ -15,8 +15,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::finish::has_body;
 use crate::actor::{Spawner, Stop};
-use crate::model::time::Time;
 use crate::sys::clock;
+use crate::web::date;
 use crate::web::gate::{LENGTH, TAKEN};
 use crate::web::request::Request;
 use crate::web::response::{Body, Response, Sink};
@@ -178,7 +178,7 @@ fn head(response: &Response) -> Vec<u8> {
     let reason = tiny_http::StatusCode(response.status);
     let reason = reason.default_reason_phrase();
     head.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", response.status).as_bytes());
-    header(&mut head, "Date", &http_date(clock::wall()));
+    header(&mut head, "Date", &date::http(clock::wall()));
     for (name, value) in &response.headers {
         header(&mut head, name, value);
     }
@@ -282,59 +282,9 @@ impl Sink for Out {
     }
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT`.
-pub(in crate::web) fn http_date(time: Time) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    // To the year 9999, the last with four digits.
-    let seconds = u64::try_from(time.0).unwrap_or(0).min(253_402_300_799);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let weekday = DAYS[(days % 7) as usize];
-    let (mut year, mut day) = (1970, days);
-    let leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    while day >= 365 + u64::from(leap(year)) {
-        day -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let mut month = 0;
-    let length = |month: usize| match month {
-        1 => 28 + u64::from(leap(year)),
-        3 | 5 | 8 | 10 => 30,
-        _ => 31,
-    };
-    while day >= length(month) {
-        day -= length(month);
-        month += 1;
-    }
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    format!(
-        "{weekday}, {:02} {} {year} {hour:02}:{minute:02}:{:02} GMT",
-        day + 1,
-        MONTHS[month],
-        second % 60
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_are_those_of_http() {
-        for (time, date) in [
-            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
-            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
-            (951_782_399, "Mon, 28 Feb 2000 23:59:59 GMT"),
-            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
-            (1_735_689_599, "Tue, 31 Dec 2024 23:59:59 GMT"),
-            (-5, "Thu, 01 Jan 1970 00:00:00 GMT"),
-        ] {
-            assert_eq!(http_date(Time(time)), date);
-        }
-    }
 
     #[test]
     fn headers_hold_no_line_breaks() {
