@@ -4,10 +4,16 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
+use crossbeam_channel::bounded;
+
+use super::super::prepare;
 use super::*;
-use crate::db::{self, testing};
-use crate::model::build::Outcome;
+use crate::actor::Spawner;
+use crate::db::{self, Database, testing};
+use crate::model::build::{Outcome, Store};
+use crate::model::job::{NewJob, Work};
 use crate::model::spec::JobsetName;
+use crate::store::{Address, Dialect};
 
 /// Greets as Guix's daemon.
 fn greet(listener: &UnixListener) -> UnixStream {
