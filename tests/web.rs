@@ -1,5 +1,6 @@
 //! The web interface, as clients of it see it.
 
+mod acceptance;
 mod access;
 mod api;
 mod basics;

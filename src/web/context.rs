@@ -17,7 +17,7 @@ use crate::proto::control::{Command, Request};
 use crate::sys::clock;
 
 /// A page that takes longer to find than this helps nobody, and holds a worker.
-const QUERY: Duration = Duration::from_secs(5);
+pub(super) const QUERY: Duration = Duration::from_secs(5);
 
 /// How long the daemon may take for an answer that it can give at once.
 const DAEMON: Duration = Duration::from_secs(5);
