@@ -185,8 +185,12 @@ impl Live {
     ) -> Result<(), Error> {
         let mut source = self.log_source(of)?;
         if !follow {
-            let missing = || not_found(format!("there is no log of {of}"));
-            let mut tail = source.open(from)?.ok_or_else(missing)?;
+            let Some(mut tail) = source.open(from)? else {
+                // The books tell of a beginning a moment before the file is there.
+                let begins = !source.over && source.path.is_some();
+                let missing = || not_found(format!("there is no log of {of}"));
+                return if begins { Ok(()) } else { Err(missing().into()) };
+            };
             let mut text = Chunks::default();
             while text.read(&mut tail)? {
                 text.tell(answer, false)?;
