@@ -22,8 +22,8 @@ use gunzip::Gunzip;
 /// How long written bytes may stay unreadable: a reader sees no delay, and a chatty writer does not lose its
 /// compression to flushes.
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
-/// The most that one read returns.
-const CHUNK: u64 = 64 << 10;
+/// What is read of a file at once: a thousand readers hold as much each.
+const CHUNK: usize = 16 << 10;
 /// How long a reader sleeps where the system has no more inotify instances for us (128 a user by default).
 const NAP: Duration = Duration::from_secs(1);
 
@@ -125,7 +125,7 @@ impl Tail {
         Ok(Self { path, file, gunzip, taken: 0, position: 0, from, watch: Watch::No, told: false })
     }
 
-    /// Appends what can be read now, at most 64 KiB, and returns the offset it begins at; `None` if there is
+    /// Appends what can be read now, at most 16 KiB, and returns the offset it begins at; `None` if there is
     /// nothing new. Where the file was cut off there is nothing new; where it is damaged, `InvalidData`.
     pub(crate) fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<Option<u64>> {
         loop {
@@ -141,7 +141,9 @@ impl Tail {
                 buffer.extend_from_slice(text.get(skipped..).unwrap_or_default());
                 return Ok(Some(start));
             }
-            let taken = (&self.file).take(CHUNK).read_to_end(self.gunzip.input())?;
+            let input = self.gunzip.input();
+            input.reserve_exact(CHUNK);
+            let taken = (&self.file).take(CHUNK as u64).read_to_end(input)?;
             self.taken += taken as u64;
             if taken == 0 {
                 return Ok(None);

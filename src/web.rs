@@ -180,3 +180,25 @@ fn tell(state: NotifyState<'_>) {
         log::debug!(target: "web", "cannot tell the service manager: {error}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn a_host_is_heard_at_each_of_its_addresses_on_one_port() {
+        let listeners = listen("localhost:0").unwrap();
+        let places: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+        assert!(places.iter().all(|place| place.port() == places[0].port()), "{places:?}");
+        for address in "localhost:0".to_socket_addrs().unwrap() {
+            // Of the families that this machine speaks.
+            if TcpListener::bind(address).is_ok() {
+                let place = SocketAddr::new(address.ip(), places[0].port());
+                assert!(TcpStream::connect(place).is_ok(), "{place}");
+            }
+        }
+        assert!(listen("127.0.0.1:none").is_err());
+    }
+}

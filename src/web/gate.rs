@@ -6,8 +6,8 @@
 //! the answer it takes as fast as it comes, within a bound, and gives as slowly as the client will have it.
 //!
 //! Invariants: a client that sends or takes slowly holds nothing but its own buffers; what tiny_http reads has one
-//! meaning; whoever has asked nothing yet gives way when places run out. Memory is bounded: a head and a socket's worth
-//! of answer each, and [`BODIES`] for all bodies together.
+//! meaning; whoever has asked nothing yet gives way when places run out. Memory is bounded: a head and [`ROOM`] of
+//! answer each, and [`BODIES`] for all bodies together.
 //!
 //! It is woken by descriptors alone: `gate/stop` waits for the stop and writes to one.
 
@@ -60,6 +60,9 @@ pub(super) const TAKEN: usize = 64 * 1024;
 
 /// What is kept for a client before it takes some: such a body and its head, then as much again in one read at most.
 const ROOM: usize = TAKEN + 16 * 1024;
+
+/// As `ROOM`, of an answer that a thread of its own writes, which may wait: a thousand readers hold as much each.
+const STREAM_ROOM: usize = 16 * 1024;
 
 /// All bodies of requests together, while they are read or wait: sixty-four of the longest.
 const BODIES: usize = 64 * 1024 * 1024;

@@ -22,6 +22,7 @@ mod nix;
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod nix_daemon;
 mod pages;
+mod readers;
 mod web;
 
 use std::io::Write;
@@ -38,7 +39,7 @@ const MANY: usize = 100_000;
 
 fn main() {
     let only = std::env::var("ONLY").unwrap_or_default();
-    let all: [(&str, fn()); 12] = [
+    let all: [(&str, fn()); 13] = [
         ("registration", registration_and_recovery),
         ("trigger", trigger_to_first_build),
         ("builds", builds_of_true),
@@ -51,6 +52,7 @@ fn main() {
         ("guix-builds", guix::builds),
         ("web", web::requests),
         ("pages", pages::pages),
+        ("readers", readers::readers),
     ];
     for (_, run) in all.iter().filter(|(name, _)| name.contains(&only)) {
         run();

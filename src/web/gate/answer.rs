@@ -47,6 +47,11 @@ impl Answer {
         !matches!(self, Self::Head(_))
     }
 
+    /// Whether it is known not to come in one piece.
+    pub(super) fn is_stream(&self) -> bool {
+        !matches!(self, Self::Body(Source::Length(_), _) | Self::Whole)
+    }
+
     /// Whether nobody knows how much is still to come.
     pub(super) fn is_endless(&self) -> bool {
         matches!(self, Self::Body(Source::Chunked(_, None), _))

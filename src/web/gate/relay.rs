@@ -14,7 +14,7 @@ use super::head::{MAX_HEAD, Refusal};
 use super::places::{Full, Group, Places};
 use super::private::SPARE;
 use super::slab::Key;
-use super::{BODIES, EDGES, Gate, KIND, PAUSE, ROOM, UPSTREAM, is_exhausted};
+use super::{BODIES, EDGES, Gate, KIND, PAUSE, ROOM, STREAM_ROOM, UPSTREAM, is_exhausted};
 use crate::web::serve::Server;
 
 /// Answers waited for at once: enough that no worker looks for something to do.
@@ -153,7 +153,9 @@ impl Gate {
                 State::Waiting(_) => return,
                 State::Answering { upstream, .. } => {
                     let upstream = *upstream;
-                    if left >= ROOM || !self.take_piece(key, upstream) {
+                    let is_stream = self.upstreams.get(upstream).is_some_and(Upstream::is_stream);
+                    let room = if is_stream { STREAM_ROOM } else { ROOM };
+                    if left >= room || !self.take_piece(key, upstream) {
                         return;
                     }
                 }
@@ -459,6 +461,14 @@ impl Upstream {
         matches!(&self.task, Task::Answer(_, answer) if answer.is_endless())
     }
 
+    /// Whether its answer is written by a thread that may wait, or may turn out to be.
+    fn is_stream(&self) -> bool {
+        match &self.task {
+            Task::Answer(_, answer) | Task::Orphan(answer) => answer.is_stream(),
+            Task::Nothing | Task::Probe(_) => true,
+        }
+    }
+
     /// Whether the head of its answer has come.
     fn has_begun(&self) -> bool {
         match &self.task {
@@ -478,6 +488,8 @@ impl Upstream {
         if !self.readable {
             return Piece::None;
         }
+        let most = if self.is_stream() { STREAM_ROOM } else { scratch.len() };
+        let scratch = &mut scratch[..most];
         let length = match self.stream.read(scratch) {
             Ok(0) => return Piece::Broken,
             Ok(length) => length,

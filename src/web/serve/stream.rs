@@ -29,8 +29,11 @@ const HELD: usize = 64 * 1024 * 1024;
 /// takes them all.
 const SHARE: usize = 4;
 
-/// Pieces of files, and chunks of streams that nobody flushes.
-const PIECE: usize = 32 * 1024;
+/// Pieces of files, and chunks of streams that nobody flushes: each of a thousand threads keeps one.
+const PIECE: usize = 16 * 1024;
+
+/// The end of a chunk.
+const CRLF: &[u8] = b"\r\n";
 
 /// An end that no chunk can have: the gate then ends the connection.
 const BROKEN: &[u8] = b"broken\r\n";
@@ -124,7 +127,9 @@ impl Streams {
         head.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
         let name = format!("stream/{}", place.number);
         let body = move |stop| -> io::Result<()> {
-            let mut out = Out { writer, chunk: Vec::new(), stop };
+            // With room for its end, lest it grows to twice as much.
+            let chunk = Vec::with_capacity(PIECE + CRLF.len());
+            let mut out = Out { writer, chunk, stop };
             out.writer.write_all(&head)?;
             match write(&mut out) {
                 Ok(()) => out.end(),
@@ -247,7 +252,7 @@ impl Out {
             return Ok(());
         }
         self.writer.write_all(format!("{:x}\r\n", self.chunk.len()).as_bytes())?;
-        self.chunk.extend_from_slice(b"\r\n");
+        self.chunk.extend_from_slice(CRLF);
         self.writer.write_all(&self.chunk)?;
         self.chunk.clear();
         Ok(())

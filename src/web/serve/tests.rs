@@ -220,6 +220,23 @@ fn one_who_asks_much_leaves_workers_to_others() {
 }
 
 #[test]
+fn a_server_that_accepts_no_more_is_replaced() {
+    let site = start();
+    let entries = std::fs::read_dir(site.directory.path()).unwrap();
+    let directory = entries.map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
+    // Nobody listens there any longer, as when tiny_http has met an error.
+    std::fs::remove_file(directory.join("0")).unwrap();
+    drop(UnixListener::bind(directory.join("0")).unwrap());
+    // More than the connections that are there can take.
+    let many: Vec<_> = (0..3 * WORKERS).map(|_| site.ask("GET /test/slow HTTP/1.1")).collect();
+    for stream in many {
+        assert!(rest(stream).starts_with(b"HTTP/1.1 200 "));
+    }
+    assert!(directory.join("1").exists());
+    site.stop();
+}
+
+#[test]
 fn streams_are_told_of_the_stop() {
     let site = start();
     let mut stream = site.ask("GET /test/forever HTTP/1.1");
