@@ -2,12 +2,12 @@
 //! it.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::daemon::{Daemon, PATIENCE};
 use super::jobs::{Repository, system};
-use super::web::{address, get};
+use super::web::address;
 use super::{add, report, set_jobs};
 
 const READERS: usize = 1000;
@@ -29,10 +29,8 @@ struct Reader {
 pub(super) fn readers() {
     let repository = Repository::new(1);
     // As wide as lines of a build, each different, and more of them than asked for.
-    let noise = format!(
-        r"seq -f 'gcc -O2 -g -c -o src/object-%.0f.o src/source-%.0f.c && echo done' {}",
-        LOG / 60
-    );
+    let noise =
+        format!(r"seq -f 'gcc -O2 -g -c -o object.o src/source-%.0f.c && echo done' {}", LOG / 50);
     let job =
         format!(r#"{{"job":"large","system":"{}","command":["sh","-c","{noise}"]}}"#, system());
     set_jobs(&repository, &format!("{job}\n"));
@@ -44,16 +42,19 @@ pub(super) fn readers() {
     daemon.restart();
     let (web, id) = (address(&daemon), daemon.build("large")["id"].clone());
     let target = format!("/build/{id}/log/raw?from=0");
-    let text = get(web, &target);
+    let text = {
+        let (mut stream, mut bytes) = (ask(web, &target), Vec::new());
+        stream.read_to_end(&mut bytes).unwrap();
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        bytes.split_off(end)
+    };
     assert!(text.len() >= LOG, "{}", text.len());
 
     let before = daemon.memory("VmRSS:");
     let (began, processor) = (Instant::now(), daemon.processor_time());
     let mut readers: Vec<_> = (0..READERS)
         .map(|_| {
-            let mut stream = TcpStream::connect(web).unwrap();
-            // Without chunks between, the answer is the log.
-            write!(stream, "GET {target} HTTP/1.0\r\n\r\n").unwrap();
+            let stream = ask(web, &target);
             stream.set_nonblocking(true).unwrap();
             Reader { stream, at: None, head: Vec::new() }
         })
@@ -93,6 +94,13 @@ pub(super) fn readers() {
         ),
         "bounded, each gets all of it",
     );
+}
+
+/// Asks for something whose answer is to come without chunks between.
+fn ask(web: SocketAddr, target: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(web).unwrap();
+    write!(stream, "GET {target} HTTP/1.0\r\n\r\n").unwrap();
+    stream
 }
 
 impl Reader {

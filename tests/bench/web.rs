@@ -98,7 +98,7 @@ fn connect(address: SocketAddr) -> TcpStream {
 }
 
 /// The body of an answer.
-pub(super) fn get(address: SocketAddr, target: &str) -> Vec<u8> {
+fn get(address: SocketAddr, target: &str) -> Vec<u8> {
     let mut client = Client::new(address);
     client.ask(target);
     client.body
