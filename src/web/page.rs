@@ -17,6 +17,7 @@ mod list;
 mod log;
 mod metrics;
 mod part;
+mod phases;
 mod place;
 mod queue;
 mod search;

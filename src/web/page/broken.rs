@@ -82,7 +82,7 @@ fn one(context: &Context, fault: &Fault) -> Markup {
             h3 {
                 (part::status(build.status)) " "
                 a href=(list::build_link(context, build)) { (build.job) }
-                (list::system_of(build))
+                (list::system_of(&build.job, &build.system))
             }
             @if let Some(error) = &build.error { p { (error) } }
             @if let Some(lines) = &fault.lines {

@@ -59,10 +59,7 @@ pub(super) fn build(
     let title = format!("Build {} of {}", build.id, build.job);
     let content = html! {
         div class="head" {
-            h1 {
-                (build.job)
-                @if !build.job.ends_with(&format!(".{}", build.system)) { " " span class="dim" { (build.system) } }
-            }
+            h1 { (build.job) (list::system_of(&build.job, &build.system)) }
             (actions(context, &build))
         }
         div data-live="build" {

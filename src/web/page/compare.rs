@@ -129,7 +129,7 @@ fn table(context: &Context, jobset: &JobsetName, rows: &[&Difference]) -> Markup
                             td class="name" {
                                 a href=(part::job_link(context, jobset, &row.job, &row.system)) { (row.job) }
                             }
-                            td { (row.system) }
+                            (list::system_cell(&row.job, &row.system))
                             td data-th="Before" { (end(row.from)) } td data-th="After" { (end(row.to)) }
                         }
                     }

@@ -37,7 +37,7 @@ pub(super) fn job(
     let path = format!("/jobset/{}/job/{}", component(name.as_str()), component(job));
     let link = |pairs: &[(&str, &str)]| context.link(&format!("{path}{}", query(pairs)));
     let content = html! {
-        h1 { (job) @if !job.ends_with(&format!(".{system}")) { " " span class="dim" { (system) } } }
+        h1 { (job) (list::system_of(job, &system)) }
         @if systems.len() > 1 {
             nav class="tabs" aria-label="Systems" {
                 @for other in &systems {

@@ -64,18 +64,18 @@ pub(super) fn build_link(context: &Context, build: &Listed) -> String {
 }
 
 /// Whether a job's name ends with its system, as those of Guix do.
-fn says_system(build: &Listed) -> bool {
-    build.job.strip_suffix(&build.system).is_some_and(|rest| rest.ends_with('.'))
+fn says_system(job: &str, system: &str) -> bool {
+    job.strip_suffix(system).is_some_and(|rest| rest.ends_with('.'))
 }
 
 /// The system of a job whose name does not say it.
-pub(super) fn system_of(build: &Listed) -> Markup {
-    html! { @if !says_system(build) { " " span class="dim" { (build.system) } } }
+pub(super) fn system_of(job: &str, system: &str) -> Markup {
+    html! { @if !says_system(job, system) { " " span class="dim" { (system) } } }
 }
 
 /// The same as a column, which narrow screens leave out where the name says it.
-pub(super) fn system_cell(build: &Listed) -> Markup {
-    html! { td class={ "nowrap" @if says_system(build) { " far" } } { (build.system) } }
+pub(super) fn system_cell(job: &str, system: &str) -> Markup {
+    html! { td class={ "nowrap" @if says_system(job, system) { " far" } } { (system) } }
 }
 
 /// The systems of a jobset, in short.
@@ -83,7 +83,7 @@ pub(super) fn systems(specification: &Specification) -> Markup {
     let all = &specification.systems;
     html! {
         @if let [first, others @ ..] = all.as_slice() {
-            span title=(all.join(", ")) {
+            span class="nowrap" title=(all.join(", ")) {
                 (first) @if !others.is_empty() { " +" (others.len()) span class="hidden" { ": " (others.join(", ")) } }
             }
         }
@@ -116,7 +116,7 @@ pub(super) fn builds(context: &Context, builds: &[Listed], with_jobset: bool) ->
                             td { (part::weather_icon(build.weather)) }
                             td class="name" { a href=(build_link(context, build)) { (build.job) } }
                             @if with_jobset { td { (part::jobset(context, &build.jobset)) } }
-                            (system_cell(build))
+                            (system_cell(&build.job, &build.system))
                             @if !with_jobset { td class="far" { (build.nix_name) } }
                             td data-th="Ended" { (part::maybe_time(context.now, build.stoptime)) }
                             td class="far nowrap" { (part::lasted(context.now, build.starttime, build.stoptime)) }
@@ -155,7 +155,7 @@ pub(super) fn brief(context: &Context, builds: &[Listed]) -> Markup {
             div class="brief" {
                 (part::status(build.status)) " "
                 a href=(build_link(context, build)) { (build.job) }
-                (system_of(build))
+                (system_of(&build.job, &build.system))
             }
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use maud::{Markup, html};
 
-use super::{Frame, build, evaluation, part};
+use super::{Frame, build, evaluation, part, phases};
 use crate::logs::Tail;
 use crate::model::status::{BuildStatus, EvaluationStatus};
 use crate::web::context::Context;
@@ -190,6 +190,7 @@ fn show(context: &Context, path: &str, part: &Part, runs: bool) -> Markup {
                 (part::size(part.before)) " before line " (part.first) " are left out; the raw log has all."
             }
         }
+        (phases::show(&part.text, part.first))
         @if part.text.is_empty() && !runs { p { "It is empty." } }
         pre class="log" data-log=[runs.then(|| link("/events".to_owned()))] data-from=[runs.then_some(part.end)]
             data-line=[runs.then_some(part.first + part.text.lines().count())] {

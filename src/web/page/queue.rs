@@ -73,7 +73,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
                                     td class="num" data-th="Priority" { (build.priority) }
                                     td class="name" { a href=(list::build_link(context, build)) { (build.job) } }
                                     td { (part::jobset(context, &build.jobset)) }
-                                    (list::system_cell(build))
+                                    (list::system_cell(&build.job, &build.system))
                                     td data-th="Waits for" {
                                         (reasons.as_ref().map_or("–", |all| all.get(&build.id).map_or("its turn", String::as_str)))
                                     }
@@ -156,7 +156,7 @@ fn running(context: &Context, rows: &[(Listed, Option<i64>)]) -> Markup {
                         tr {
                             td class="name" { a href=(list::build_link(context, build)) { (build.job) } }
                             td { (part::jobset(context, &build.jobset)) }
-                            (list::system_cell(build))
+                            (list::system_cell(&build.job, &build.system))
                             td class="nowrap" { (part::lasted(context.now, build.starttime, Some(context.now))) }
                             td { (progress(context, build, *last)) }
                             td class="far" {
@@ -290,7 +290,7 @@ fn tasks(context: &Context, machine: &Machine, rows: &[(Listed, Option<i64>)]) -
                                     @if own.is_empty() { span class="dim" { "idle" } }
                                     @for (build, last) in &own {
                                         div {
-                                            a href=(list::build_link(context, build)) { (build.job) }
+                                            a href=(list::build_link(context, build)) { (build.job) } " "
                                             (progress(context, build, *last))
                                         }
                                     }

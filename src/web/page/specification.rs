@@ -167,7 +167,7 @@ pub(in crate::web) fn form(
                     (fields.text("nix-file", "Nix: file"))
                     (fields.text("nix-attribute", "Nix: attribute of the file"))
                     (fields.text("nix-flake", "Nix: output of the flake"))
-                    (fields.text("command", "Command: program and arguments, quoted as for a shell"))
+                    (fields.text("command", "Command and arguments, as for a shell"))
                 }
                 label {
                     "Guix: packages or manifests by comma, custom expressions by line"
