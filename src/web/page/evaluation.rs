@@ -12,6 +12,7 @@ use crate::model::evaluation::{Checkout, Evaluation, EvaluationId};
 use crate::model::spec::JobsetName;
 use crate::model::status::EvaluationStatus;
 use crate::web::access::Access;
+use crate::web::api::channels;
 use crate::web::context::Context;
 use crate::web::failure::Failure;
 use crate::web::link::component;
@@ -90,6 +91,8 @@ pub(super) fn evaluation(
     };
     let kept = jobsets::get(books, &name)?.as_ref().and_then(jobset::specification);
     let systems = kept.map(|kept| kept.systems).unwrap_or_default();
+    let good = evaluation.status == EvaluationStatus::Succeeded && !evaluation.checkouts.is_empty();
+    let channels = if good { Some(channels::text(context, &evaluation)?) } else { None };
     let path = format!("/eval/{id}");
     let link = |status: &str, more: &str| {
         let mut text = query(&[
@@ -139,9 +142,7 @@ pub(super) fn evaluation(
             ("", "last=1"),
             |more| link(word, more),
         ))
-        @if evaluation.status == EvaluationStatus::Succeeded && !evaluation.checkouts.is_empty() {
-            (snippet(context, &evaluation))
-        }
+        @if let Some(channels) = &channels { (snippet(context, id, channels)) }
     };
     let title = format!("Evaluation {id} of {name}");
     let frame = Frame::new(&title).of(context, &name).hearing(format!("?evaluation={id}"));
@@ -273,20 +274,11 @@ fn filter(
 }
 
 /// How to get these very channels.
-fn snippet(context: &Context, evaluation: &Evaluation) -> Markup {
-    let link = context.link(&format!("/eval/{}/channels.scm", evaluation.id));
-    let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+fn snippet(context: &Context, id: EvaluationId, text: &str) -> Markup {
+    let link = context.link(&format!("/eval/{id}/channels.scm"));
     html! {
         h2 { "Channels" }
-        p class="small" { "As a channel file: " a href=(link) { (link) } }
-        pre class="snippet" {
-            "(list"
-            @for checkout in &evaluation.checkouts {
-                "\n (channel\n  (name '" (checkout.channel) ")\n  (url \""
-                (quoted(&crate::model::spec::printable_url(&checkout.url)))
-                "\")\n  (commit \"" (checkout.commit) "\"))"
-            }
-            ")"
-        }
+        p class="small" { "For " code { "guix time-machine -C" } ", or by its address: " a href=(link) { (link) } }
+        pre class="snippet" { (text) }
     }
 }
