@@ -113,7 +113,7 @@ pub(crate) fn between(
 }
 
 /// Tells of every job of either evaluation in the order of names, until `tell` says no. Both lists are read once, side
-/// by side: that is half the time of looking each job up in the other.
+/// by side, as looking each job up in the other takes up to twice as long.
 pub(crate) fn each(
     conn: &Connection,
     from: EvaluationId,
