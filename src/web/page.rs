@@ -126,7 +126,7 @@ impl<'a> Frame<'a> {
                     a class="skip" href="#content" { "Skip to the content" }
                     (self.top(context))
                     main id="content" tabindex="-1" class=[self.wide.then_some("wide")]
-                        data-events=[self.events.as_deref()] {
+                        data-events=[self.listening(context)] {
                         @if self.title != HOME {
                             nav aria-label="Breadcrumbs" {
                                 ol class="crumbs" {
@@ -164,6 +164,13 @@ impl<'a> Frame<'a> {
             Some(jobset) => format!("{word} of {jobset}"),
             None => format!("{word} of all jobsets"),
         }
+    }
+
+    /// The query of the events that change what the page shows.
+    fn listening(&self, context: &Context) -> Option<String> {
+        let query = self.events.as_deref()?;
+        let separator = if query.is_empty() { '?' } else { '&' };
+        Some(format!("{query}{separator}from={}", context.since()))
     }
 
     fn top(&self, context: &Context) -> Markup {

@@ -223,6 +223,23 @@ fn what_happens_is_told_with_the_state_first() {
     assert_eq!(all.wait_for("jobset-changed").data["jobset"], "hello");
 }
 
+#[test]
+fn nothing_is_missed_between_a_page_and_its_events() {
+    let (repository, mut daemon, web, id) = started();
+    more(&repository, "end");
+    daemon.settle();
+    for page in ["/".to_owned(), "/jobset/hello".to_owned(), format!("/build/{id}/details")] {
+        let html = web.get(&page).text();
+        let (_, rest) = html.split_once("data-events=\"").unwrap();
+        let query = rest.split('"').next().unwrap().replace("&amp;", "&");
+        daemon.ask(&format!("restart-build {id}"));
+        daemon.settle();
+        let mut events = Events::open(web, &format!("/api/events{query}"), &[]);
+        assert_eq!(events.next().unwrap().name, "status");
+        events.wait_for("build-ended");
+    }
+}
+
 /// The web interface as a process of its own.
 struct Alone(std::process::Child);
 
