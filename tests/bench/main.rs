@@ -6,14 +6,22 @@
     clippy::unwrap_used,
     clippy::disallowed_methods,
     clippy::print_stdout,
+    clippy::print_stderr,
     reason = "a benchmark, run by people"
 )]
 
 mod baseline;
+#[path = "../support/browser.rs"]
+#[allow(dead_code, reason = "shared with the tests, which need more of it")]
+mod browser;
 #[path = "../support/daemon.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod daemon;
+mod events;
 mod guix;
+#[path = "../support/http.rs"]
+#[allow(dead_code, reason = "shared with the tests, which need more of it")]
+mod http;
 #[path = "../support/jobs.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod jobs;
@@ -53,9 +61,22 @@ fn main() {
         ("web", web::requests),
         ("pages", pages::pages),
         ("readers", readers::readers),
+        ("events", events::events),
     ];
     for (_, run) in all.iter().filter(|(name, _)| name.contains(&only)) {
         run();
+    }
+}
+
+/// What is shared with the tests waits with this.
+fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
