@@ -114,7 +114,7 @@ pub(super) fn build(
     let runs = matches!(build.status, BuildStatus::Started | BuildStatus::Submitted);
     let missing = || Failure::missing(format!("Build {} has no log.", build.id));
     let part = match build.log.as_deref() {
-        Some(file) => open(file, request, missing)?,
+        Some(file) => open(file, request, runs, missing)?,
         None => return Err(missing()),
     };
     let title = format!("Log of {}", build.job);
@@ -146,7 +146,8 @@ pub(super) fn evaluation(
     let id = evaluation.id;
     let file = context.shared.config.log_directory.join("evaluations").join(format!("{id}.gz"));
     let missing = || Failure::missing(format!("Evaluation {id} has no log."));
-    let part = open(&file, request, missing)?;
+    let runs = evaluation.status == EvaluationStatus::Started;
+    let part = open(&file, request, runs, missing)?;
     let title = format!("Log of evaluation {id}");
     let link = context.link(&format!("/eval/{id}"));
     let content = html! {
@@ -154,7 +155,7 @@ pub(super) fn evaluation(
             h1 { "Log of " a href=(link) { "evaluation " (id) } }
             span data-live="status" { (part::state(part::evaluation_look(&evaluation))) }
         }
-        (show(context, &format!("/eval/{id}/log"), &part, evaluation.status == EvaluationStatus::Started))
+        (show(context, &format!("/eval/{id}/log"), &part, runs))
     };
     let frame = Frame::new(&title)
         .of(context, &evaluation.jobset)
@@ -163,12 +164,22 @@ pub(super) fn evaluation(
     Ok(Response::html(200, frame.show(context, &content)))
 }
 
-fn open(file: &Path, request: &Request, missing: impl Fn() -> Failure) -> Result<Part, Failure> {
+fn open(
+    file: &Path,
+    request: &Request,
+    runs: bool,
+    missing: impl Fn() -> Failure,
+) -> Result<Part, Failure> {
     let from = request.query.number("from").and_then(|from| u64::try_from(from).ok());
-    read(file, from, SHOWN, READ).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => missing(),
-        _ => Failure::Internal(format!("cannot read {}: {error}", file.display())),
-    })
+    match read(file, from, SHOWN, READ) {
+        Ok(part) => Ok(part),
+        // The file comes a moment after the start.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && runs => {
+            Ok(Part { text: String::new(), first: 1, before: 0, end: 0, more: false })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
+        Err(error) => Err(Failure::Internal(format!("cannot read {}: {error}", file.display()))),
+    }
 }
 
 fn show(context: &Context, path: &str, part: &Part, runs: bool) -> Markup {
