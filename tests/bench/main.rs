@@ -47,7 +47,7 @@ const MANY: usize = 100_000;
 
 fn main() {
     let only = std::env::var("ONLY").unwrap_or_default();
-    let all: [(&str, fn()); 13] = [
+    let all: [(&str, fn()); 14] = [
         ("registration", registration_and_recovery),
         ("trigger", trigger_to_first_build),
         ("builds", builds_of_true),
