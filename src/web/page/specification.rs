@@ -215,7 +215,7 @@ pub(in crate::web) fn form(
                 textarea name="json" rows="20" spellcheck="false" required { (text) }
                 (fields.wrong("json", None))
             }
-            p class="actions" { button type="submit" { @if new { "Add" } @else { "Save" } } }
+            p class="actions" { button type="submit" { @if new { "Add what the JSON says" } @else { "Save what the JSON says" } } }
         }
     };
     Frame::new(&title).show(context, &content)

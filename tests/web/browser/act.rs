@@ -122,7 +122,7 @@ fn a_specification_is_edited_and_nothing_is_lost() {
     assert!(!browser.source().contains("hush"), "the form holds a secret");
     browser.replace("[name=priority]", "10");
     // The browser itself knows what is too much.
-    browser.click("main button[type=submit]");
+    browser.click("main button.main");
     assert_eq!(browser.run("return document.activeElement.name"), "priority");
     browser.replace("[name=priority]", "4");
     browser.replace("div.row:first-of-type [name=channel-branch]", "next");

@@ -13,7 +13,9 @@ const WATCH: &str = "
         const style = getComputedStyle(target), box = target.getBoundingClientRect();
         const shown = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 1
             && target.matches(':focus-visible') && box.width > 0 && box.height > 0
-            && box.top >= 0 && box.left >= 0 && box.bottom <= innerHeight && box.right <= innerWidth;
+            && box.left >= 0 && box.right <= innerWidth
+            // Of what is tall, the part with the cursor.
+            && Math.min(box.bottom, innerHeight) - Math.max(box.top, 0) >= Math.min(box.height, 48);
         window.focused.push([target, shown]);
     });";
 
