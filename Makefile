@@ -18,7 +18,8 @@ demo = $(CURDIR)/target/demo
 # Where the demonstration serves its web interface.
 WEB ?= 127.0.0.1:8080
 # The file that is installed for a page of section 1, 5 or 7.
-pages = man/gorget.1 man/gorget-register.1 man/gorget-web.1 man/gorget-specification.5 man/gorget-bridge.7
+pages = man/gorget.1 man/gorget-register.1 man/gorget-web.1 man/gorget-remote-server.1 man/gorget-remote-worker.1 \
+  man/gorget-specification.5 man/gorget-bridge.7
 
 # What checks pages for those who cannot see or point, in the package of it that needs nothing else: of this version,
 # and no other file than this.
@@ -123,7 +124,12 @@ install:
 	  >"$(DESTDIR)$(unitdir)/gorget.service"
 	sed 's|@bindir@|$(bindir)|; s|@sysconfdir@|$(SYSCONFDIR)|' contrib/gorget-web.service \
 	  >"$(DESTDIR)$(unitdir)/gorget-web.service"
-	chmod 0644 "$(DESTDIR)$(unitdir)/gorget.service" "$(DESTDIR)$(unitdir)/gorget-web.service"
+	sed 's|@bindir@|$(bindir)|; s|@sysconfdir@|$(SYSCONFDIR)|' contrib/gorget-remote-server.service \
+	  >"$(DESTDIR)$(unitdir)/gorget-remote-server.service"
+	sed 's|@bindir@|$(bindir)|' contrib/gorget-remote-worker.service \
+	  >"$(DESTDIR)$(unitdir)/gorget-remote-worker.service"
+	chmod 0644 "$(DESTDIR)$(unitdir)/gorget.service" "$(DESTDIR)$(unitdir)/gorget-web.service" \
+	  "$(DESTDIR)$(unitdir)/gorget-remote-server.service" "$(DESTDIR)$(unitdir)/gorget-remote-worker.service"
 	install -D -m 0644 contrib/gorget.sysusers "$(DESTDIR)$(sysusersdir)/gorget.conf"
 	install -D -m 0644 contrib/gorget.tmpfiles "$(DESTDIR)$(tmpfilesdir)/gorget.conf"
 	install -D -m 0644 contrib/completions/gorget.bash "$(DESTDIR)$(bashdir)/gorget"
@@ -136,6 +142,8 @@ install:
 uninstall:
 	rm -f "$(DESTDIR)$(bindir)/gorget" "$(DESTDIR)$(unitdir)/gorget.service" \
 	  "$(DESTDIR)$(unitdir)/gorget-web.service" \
+	  "$(DESTDIR)$(unitdir)/gorget-remote-server.service" \
+	  "$(DESTDIR)$(unitdir)/gorget-remote-worker.service" \
 	  "$(DESTDIR)$(sysusersdir)/gorget.conf" "$(DESTDIR)$(tmpfilesdir)/gorget.conf" \
 	  "$(DESTDIR)$(bashdir)/gorget" "$(DESTDIR)$(zshdir)/_gorget" "$(DESTDIR)$(fishdir)/gorget.fish"
 	for page in $(pages); do \

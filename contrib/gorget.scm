@@ -2,7 +2,7 @@
 ;;;
 ;;; Without Guix System: copy this to Shepherd's configuration directory and load it from there.  It needs the group
 ;;; `gorget', whose members may use the bridge, and the user `gorget-jobs', who must not be a member; for the web
-;;; interface, which is a service of its own, also the user `gorget-web'.
+;;; interface, which is a service of its own, also the user `gorget-web', and for remote builds the user `gorget-remote'.
 
 (use-modules (shepherd service)
              (shepherd support))
@@ -53,4 +53,42 @@
    #:stop (make-kill-destructor SIGTERM #:grace-period 30)
    #:respawn? #t))
 
-(register-services (list gorget gorget-web))
+;;; For remote builds: give the daemon `--build-remote', too.  The keys are those of `guix archive --generate-key'; without
+;;; Guix, say `--no-publish'.
+(define gorget-remote-server
+  (service
+   '(gorget-remote-server)
+   #:documentation "Gorget's server of remote workers."
+   #:requirement '()
+   #:start (make-forkexec-constructor
+            '("/usr/local/bin/gorget" "remote-server"
+              "--user=gorget-remote"
+              "--socket-group=gorget")
+            #:log-file "/var/log/gorget-remote-server.log"
+            #:environment-variables
+            (append '("CACHE_DIRECTORY=/var/cache/gorget"
+                      "RUNTIME_DIRECTORY=/run/gorget")
+                    (default-environment-variables)))
+   #:stop (make-kill-destructor SIGTERM #:grace-period 30)
+   #:respawn? #t))
+
+;;; For a machine that builds for a server; it needs neither of the others.  It is root until the keys are read.
+(define gorget-remote-worker
+  (service
+   '(gorget-remote-worker)
+   #:documentation "A worker that builds for a remote server."
+   #:requirement '()
+   #:start (make-forkexec-constructor
+            '("/usr/local/bin/gorget" "remote-worker"
+              "--workers=2"
+              "--user=gorget-worker")
+            #:log-file "/var/log/gorget-remote-worker.log"
+            #:environment-variables
+            (cons "STATE_DIRECTORY=/var/lib/gorget-worker"
+                  (default-environment-variables)))
+   ;; It finishes what it builds; a second signal would give that up.
+   #:stop (make-kill-destructor SIGTERM #:grace-period 900)
+   #:respawn? #t))
+
+;;; Where a machine only builds, put `gorget-remote-worker' alone into the list.
+(register-services (list gorget gorget-web gorget-remote-server))

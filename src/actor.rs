@@ -2,6 +2,7 @@
 //!
 //! Invariant: every thread of the process was started by a [`Spawner`], has a name, and says how it ended.
 
+pub(crate) mod leash;
 pub(crate) mod pool;
 
 use std::any::Any;

@@ -14,6 +14,8 @@ mod logging;
 mod parse;
 mod print;
 mod register;
+mod remote_server;
+mod remote_worker;
 mod table;
 mod usage;
 mod web;
@@ -55,6 +57,14 @@ fn perform(action: Action) -> ExitCode {
         Action::Web(options) => {
             logging::start("info");
             web::run(options)
+        }
+        Action::RemoteServer(options) => {
+            logging::start("info");
+            remote_server::run(*options)
+        }
+        Action::RemoteWorker(options) => {
+            logging::start("info");
+            remote_worker::run(options)
         }
         Action::Evaluate(options) => {
             logging::start("warn");

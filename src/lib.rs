@@ -94,6 +94,7 @@ mod git;
 mod logs;
 mod model;
 mod proto;
+mod remote;
 mod spec;
 mod store;
 mod sys;

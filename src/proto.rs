@@ -6,5 +6,6 @@ pub(crate) mod drv;
 pub(crate) mod fuzz;
 pub(crate) mod line;
 pub(crate) mod pattern;
+pub(crate) mod remote;
 pub(crate) mod sexp;
 pub(crate) mod store;

@@ -3,7 +3,9 @@
 //! Invariant: no read or write waits longer than it was told to; closing from another thread ends both at once,
 //! which is how a build is canceled.
 
+pub(crate) mod follow;
 mod hook;
+pub(crate) mod roots;
 mod tunnel;
 
 use std::collections::BTreeMap;
@@ -20,6 +22,7 @@ use nix::poll::{PollFd, PollFlags};
 pub(crate) use self::tunnel::{Remote, Tunnel};
 pub(crate) use crate::proto::store::{Dialect, Error, Options, Output, Verdict};
 
+use crate::actor::leash::End;
 use crate::proto::store::{Session, Step};
 use crate::sys::connect::{self, Patience};
 use crate::sys::{clock, poll, socket};
@@ -280,6 +283,12 @@ impl Closer {
     }
 }
 
+impl End for Closer {
+    fn end(&self) {
+        self.close();
+    }
+}
+
 /// Who follows a build.
 pub(crate) trait Sink {
     type Error;
@@ -373,6 +382,11 @@ impl Connection {
 
     pub(crate) fn is_valid(&mut self, path: &str) -> Result<bool, Error> {
         self.0.is_valid(path)
+    }
+
+    /// Makes an item valid by a substitute, if it is not: whoever waits for one that is large is to be patient.
+    pub(crate) fn ensure(&mut self, path: &str) -> Result<(), Error> {
+        self.0.ensure_path(path)
     }
 
     pub(crate) fn valid(&mut self, paths: &[&str]) -> Result<Vec<String>, Error> {

@@ -50,8 +50,8 @@ fn usage_errors_name_the_option_and_exit_2() {
             "--database: expected a file name",
         ),
         (&["web", "--port=x"], "--port: expected a port, from 0 to 65535, found \"x\""),
-        (&["remote-server"], "the command remote-server is not built in yet"),
-        (&["remote-worker", "-w", "2"], "the command remote-worker is not built in yet"),
+        (&["remote-server", "-b", "x"], "--backend-port: expected a port, from 0 to 65535, found"),
+        (&["remote-worker", "-s", "farm"], "--server: expected ADDRESS:PORT, found \"farm\""),
         (&["trigger"], "the argument NAME is missing"),
     ] {
         let (code, stdout, stderr) = gorget(arguments);

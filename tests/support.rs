@@ -6,12 +6,16 @@
 pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod daemon;
+pub(crate) mod farm;
+pub(crate) mod fleet;
 pub(crate) mod http;
 pub(crate) mod jobs;
 pub(crate) mod nix;
 pub(crate) mod repository;
 pub(crate) mod sandbox;
+pub(crate) mod server;
 pub(crate) mod sshd;
+pub(crate) mod worker;
 
 use std::time::{Duration, Instant};
 

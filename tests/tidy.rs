@@ -129,6 +129,7 @@ fn foreign_crates_have_one_owner() {
         ("git2::", &["git"]),
         ("tiny_http::", &["web"]),
         ("zmq::", &["remote"]),
+        ("mdns_sd::", &["remote"]),
         ("env_logger::", &["cli"]),
         ("indicatif::", &["cli"]),
     ];

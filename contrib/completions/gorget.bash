@@ -110,31 +110,36 @@ _gorget() {
         'web -P'|'web --parameters'|\
         'remote-server -b'|'remote-server --backend-port'|\
         'remote-server -l'|'remote-server --log-port'|\
-        'remote-server -p'|'remote-server --publish-port'|\
-        'remote-server -c'|'remote-server --cache'|\
-        'remote-server --log-expiry'|\
-        'remote-server -T'|'remote-server --trigger-substitute-url'|\
         'remote-server -u'|'remote-server --user'|\
+        'remote-server --max-log-size'|\
+        'remote-server -p'|'remote-server --publish-port'|\
         'remote-server --public-key'|\
         'remote-server --private-key'|\
-        'remote-server -t'|'remote-server --ttl'|\
-        'remote-server -D'|'remote-server --database'|\
+        'remote-server --guix'|\
         'remote-server --state-directory'|\
         'remote-server --run-directory'|\
+        'remote-server --socket-group'|\
+        'remote-server -c'|'remote-server --cache'|\
+        'remote-server --log-expiry'|\
+        'remote-server -D'|'remote-server --database'|\
         'remote-server -P'|'remote-server --parameters'|\
+        'remote-server -t'|'remote-server --ttl'|\
+        'remote-server -T'|'remote-server --trigger-substitute-url'|\
         'remote-worker -w'|'remote-worker --workers'|\
         'remote-worker -s'|'remote-worker --server'|\
         'remote-worker -S'|'remote-worker --systems'|\
-        'remote-worker -p'|'remote-worker --publish-port'|\
         'remote-worker --minimum-disk-space'|\
+        'remote-worker --maximum-load'|\
         'remote-worker --substitute-urls'|\
-        'remote-worker -u'|'remote-worker --user'|\
+        'remote-worker -p'|'remote-worker --publish-port'|\
         'remote-worker --public-key'|\
         'remote-worker --private-key'|\
-        'remote-worker -t'|'remote-worker --ttl'|\
-        'remote-worker -D'|'remote-worker --database'|\
+        'remote-worker --guix'|\
+        'remote-worker -u'|'remote-worker --user'|\
         'remote-worker --state-directory'|\
-        'remote-worker --run-directory')
+        'remote-worker --run-directory'|\
+        'remote-worker -t'|'remote-worker --ttl'|\
+        'remote-worker -D'|'remote-worker --database')
             option="$command ${COMP_WORDS[i]}"
             if [[ ${COMP_WORDS[i+1]} == = ]]; then i=$((i + 1)); fi
             if ((i + 1 >= COMP_CWORD)); then break; fi
@@ -285,34 +290,36 @@ _gorget() {
         mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     'web -P'|'web --parameters')
         mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
-    'remote-server -c'|'remote-server --cache')
-        mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
     'remote-server -u'|'remote-server --user')
         mapfile -t COMPREPLY < <(compgen -u -- "$word"); return ;;
     'remote-server --public-key')
         mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     'remote-server --private-key')
         mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
-    'remote-server -D'|'remote-server --database')
-        mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     'remote-server --state-directory')
         mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
     'remote-server --run-directory')
         mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
+    'remote-server --socket-group')
+        mapfile -t COMPREPLY < <(compgen -g -- "$word"); return ;;
+    'remote-server -c'|'remote-server --cache')
+        mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
+    'remote-server -D'|'remote-server --database')
+        mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     'remote-server -P'|'remote-server --parameters')
         mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
-    'remote-worker -u'|'remote-worker --user')
-        mapfile -t COMPREPLY < <(compgen -u -- "$word"); return ;;
     'remote-worker --public-key')
         mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     'remote-worker --private-key')
         mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
-    'remote-worker -D'|'remote-worker --database')
-        mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
+    'remote-worker -u'|'remote-worker --user')
+        mapfile -t COMPREPLY < <(compgen -u -- "$word"); return ;;
     'remote-worker --state-directory')
         mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
     'remote-worker --run-directory')
         mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
+    'remote-worker -D'|'remote-worker --database')
+        mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     *) COMPREPLY=(); return ;;
     esac
     case "${word:0:1} $command ${#operands[@]} ${operands[0]}" in
@@ -365,8 +372,8 @@ _gorget() {
     check-database) words='--json --socket --state-directory --help --version' ;;
     token) words='--jobset --expires --json --socket --state-directory --help --version' ;;
     web) words='--port --listen --database --state-directory --socket --parameters --help --version' ;;
-    remote-server) words='--backend-port --log-port --publish-port --no-publish --cache --log-expiry --trigger-substitute-url --user --public-key --private-key --ttl --database --state-directory --run-directory --parameters --help --version' ;;
-    remote-worker) words='--workers --server --systems --publish-port --minimum-disk-space --substitute-urls --user --public-key --private-key --ttl --database --state-directory --run-directory --help --version' ;;
+    remote-server) words='--backend-port --log-port --user --max-log-size --no-announce --publish-port --no-publish --public-key --private-key --guix --state-directory --run-directory --socket-group --cache --log-expiry --database --parameters --ttl --trigger-substitute-url --help --version' ;;
+    remote-worker) words='--workers --server --systems --minimum-disk-space --maximum-load --substitute-urls --publish-port --no-publish --public-key --private-key --guix --user --state-directory --run-directory --ttl --database --help --version' ;;
     help) words='--help --version' ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")

@@ -17,6 +17,8 @@ pub(super) fn files() -> Vec<(&'static str, String)> {
         ("man/gorget.1", man::gorget()),
         ("man/gorget-register.1", man::register()),
         ("man/gorget-web.1", man::web()),
+        ("man/gorget-remote-server.1", man::remote_server()),
+        ("man/gorget-remote-worker.1", man::remote_worker()),
         ("man/gorget-specification.5", man::specification()),
         ("man/gorget-bridge.7", man::bridge()),
         ("contrib/completions/gorget.bash", completions::bash()),

@@ -113,6 +113,22 @@ impl Given {
         self.read(name, SIZE, size)
     }
 
+    /// As `size`, where a number without a unit counts gibibytes, as Cuirass's does.
+    pub(super) fn gibibytes(&self, name: &str) -> Result<Option<u64>, Usage> {
+        self.read(name, "a number of gibibytes, such as 5, or a size, such as 512M", |text| {
+            match number(text) {
+                Some(_) => size(&format!("{text}G")),
+                None => size(text),
+            }
+        })
+    }
+
+    pub(super) fn port(&self, name: &str) -> Result<Option<u16>, Usage> {
+        self.read(name, "a port, from 1 to 65535", |text| {
+            text.parse().ok().filter(|port| *port > 0)
+        })
+    }
+
     /// As `size`, where the word `off` says what leaving the option out does.
     pub(super) fn size_or_off(&self, name: &str) -> Result<Option<u64>, Usage> {
         let expected = format!("off, or {SIZE}");

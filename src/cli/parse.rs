@@ -8,7 +8,7 @@ use super::client::{self, Activity, Target};
 use super::given::Given;
 use super::table::{self, COMMANDS, COMMON, CONNECTION, Command, Flag, Kind};
 use super::usage::Usage;
-use super::{check, evaluate, register, web};
+use super::{check, evaluate, register, remote_server, remote_worker, web};
 use crate::model::build::BuildId;
 use crate::model::evaluation::EvaluationId;
 use crate::model::spec::JobsetName;
@@ -24,6 +24,8 @@ pub(super) enum Action {
     Version,
     Register(Box<register::Options>),
     Web(web::Options),
+    RemoteServer(Box<remote_server::Options>),
+    RemoteWorker(remote_worker::Options),
     Evaluate(evaluate::Options),
     Check(check::Options),
     Client(Client),
@@ -134,7 +136,11 @@ fn action(given: &mut Given) -> Result<Action, Usage> {
     match (given.command.kind, given.command.name) {
         (Kind::Absent, name) => Err(Usage::Absent(format!("the command {name}"))),
         (_, "register") => Ok(Action::Register(Box::new(register::Options::read(given)?))),
+        (_, "remote-server") => {
+            Ok(Action::RemoteServer(Box::new(remote_server::Options::read(given)?)))
+        }
         (_, "web") => Ok(Action::Web(web::Options::read(given)?)),
+        (_, "remote-worker") => Ok(Action::RemoteWorker(remote_worker::Options::read(given)?)),
         (_, "evaluate") => Ok(Action::Evaluate(evaluate::Options::read(given)?)),
         (_, "check") => Ok(Action::Check(check::Options::read(given)?)),
         (_, "documentation") => Ok(Action::Documentation(given.operand("DIR")?.into())),

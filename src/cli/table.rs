@@ -525,55 +525,112 @@ pub(crate) const COMMANDS: &[Command] = &[
     },
     Command {
         name: "remote-server",
-        kind: Kind::Absent,
+        kind: Kind::Server,
         operands: &[""],
         summary: "Serve remote workers.",
-        details: "",
-        groups: &[Group {
-            title: "Options",
-            flags: &[
-                Flag::value("backend-port", "PORT", "Listen for workers on this port.").short('b').default("5555"),
-                Flag::value("log-port", "PORT", "Receive logs on this port.").short('l').default("5556"),
-                Flag::value("publish-port", "PORT", "Publish substitutes on this port.").short('p').default("5557"),
-                Flag::switch("no-publish", "Publish no substitutes.").short('s'),
-                Flag::value("cache", "DIR", "Keep logs in DIR until the daemon takes them.").short('c'),
-                Flag::value("log-expiry", "DURATION", "Keep logs for DURATION.").default("6m"),
-                Flag::value("trigger-substitute-url", "URL", "Make this server fetch what was built.").short('T'),
-                Flag::value("user", "USER", "Run as USER.").short('u'),
-                Flag::value("public-key", "FILE", "Publish with this public key."),
-                Flag::value("private-key", "FILE", "Sign with this private key."),
-                Flag::value("ttl", "DURATION", "Accepted for Cuirass's sake, and ignored.").short('t'),
-                Flag::value("database", "FILE", "Accepted for Cuirass's sake, and ignored.").short('D'),
-                STATE_DIRECTORY,
-                Flag::value("run-directory", "DIR", "Keep sockets in DIR."),
-                PARAMETERS,
-            ],
-        }],
+        details: "Takes connections of remote workers, those of Cuirass included, and hands them what the daemon, started with \
+            `--build-remote`, gives them to build. It decides nothing itself and keeps nothing but logs: it may be stopped and \
+            started at any time, and workers go on with what they build meanwhile.\n\n\
+            It runs in the foreground and logs to standard error; `SIGTERM` and `SIGINT` stop it in order. The exit status is \
+            0 after an orderly stop, 1 when it could not start, 2 on a usage error, and 70 when a part of it broke.",
+        groups: &[
+            Group {
+                title: "Serving workers",
+                flags: &[
+                    Flag::value("backend-port", "PORT", "Listen for workers on this port.").short('b').default("5555"),
+                    Flag::value("log-port", "PORT", "Receive logs on this port.").short('l').default("5556"),
+                    Flag::value("user", "USER", "Run as USER, once keys are read and sockets are there.").short('u'),
+                    Flag::value("max-log-size", "SIZE", "Drop what a build logs beyond SIZE, compressed.").default("1GiB"),
+                    Flag::switch("no-announce", "Do not announce the server on the local network, by mDNS."),
+                ],
+            },
+            Group {
+                title: "Publishing",
+                flags: &[
+                    Flag::value("publish-port", "PORT", "Publish the store for workers on this port, by `guix publish`.")
+                        .short('p')
+                        .default("5557"),
+                    Flag::switch(
+                        "no-publish",
+                        "Publish nothing: workers get derivations and inputs from elsewhere, or share the store.",
+                    )
+                    .short('s'),
+                    Flag::value("public-key", "FILE", "Publish with this public key.")
+                        .default("/etc/guix/signing-key.pub"),
+                    Flag::value("private-key", "FILE", "Sign with this private key.")
+                        .default("/etc/guix/signing-key.sec"),
+                    Flag::value("guix", "COMMAND", "Run Guix with this command.").default("guix"),
+                ],
+            },
+            Group {
+                title: "Files and directories",
+                flags: &[
+                    STATE_DIRECTORY,
+                    Flag::value("run-directory", "DIR", "Keep sockets in DIR."),
+                    Flag::value("socket-group", "GROUP", "Let members of GROUP use the socket."),
+                    Flag::value("cache", "DIR", "Keep logs in DIR, where the daemon links them from.").short('c'),
+                    Flag::value("log-expiry", "DURATION", "Keep logs in DIR for DURATION.").default("6m"),
+                ],
+            },
+            Group {
+                title: "Accepted for Cuirass's sake, and ignored",
+                flags: &[
+                    Flag::value("database", "FILE", "There is no database here.").short('D'),
+                    PARAMETERS,
+                    Flag::value("ttl", "DURATION", "The daemon keeps results, see its --ttl.").short('t'),
+                    Flag::value(
+                        "trigger-substitute-url",
+                        "URL",
+                        "The daemon fetches results, the server does not.",
+                    )
+                    .short('T'),
+                ],
+            },
+        ],
     },
     Command {
         name: "remote-worker",
-        kind: Kind::Absent,
+        kind: Kind::Server,
         operands: &[""],
         summary: "Build for a remote server.",
-        details: "",
-        groups: &[Group {
-            title: "Options",
-            flags: &[
-                Flag::value("workers", "N", "Run N builds at once.").short('w').default("1"),
-                Flag::value("server", "ADDRESS:PORT", "Work for this server.").short('s'),
-                Flag::value("systems", "SYSTEMS", "Build for these systems, separated by commas.").short('S'),
-                Flag::value("publish-port", "PORT", "Publish substitutes on this port.").short('p').default("5558"),
-                Flag::value("minimum-disk-space", "GIB", "Take no build while less is free.").default("5"),
-                Flag::value("substitute-urls", "URLS", "Fetch substitutes from these servers, separated by blanks."),
-                Flag::value("user", "USER", "Run as USER.").short('u'),
-                Flag::value("public-key", "FILE", "Publish with this public key."),
-                Flag::value("private-key", "FILE", "Sign with this private key."),
-                Flag::value("ttl", "DURATION", "Accepted for Cuirass's sake, and ignored.").short('t'),
-                Flag::value("database", "FILE", "Accepted for Cuirass's sake, and ignored.").short('D'),
-                STATE_DIRECTORY,
-                Flag::value("run-directory", "DIR", "Keep sockets in DIR."),
-            ],
-        }],
+        details: "Asks a server, of Gorget or of Cuirass, for work, has the store daemon of this machine do it, sends the log \
+            while it builds, and serves what was built with `guix publish`. It runs in the foreground and logs to standard \
+            error.\n\n\
+            The exit status is 0 after an orderly stop, 1 when it could not start, 2 on a usage error, and 70 when a part of \
+            it broke.",
+        groups: &[
+            Group {
+                title: "Work",
+                flags: &[
+                    Flag::value("workers", "N", "Run N builds at once, which share the processors.").short('w').default("1"),
+                    Flag::value("server", "ADDRESS:PORT", "Work for this server, instead of the first that announces itself on the network.").short('s'),
+                    Flag::value("systems", "SYSTEMS", "Build for these systems, separated by commas, instead of this machine's.").short('S'),
+                    Flag::value("minimum-disk-space", "GIB", "Ask for no work while less is free in the store, or in TMPDIR; a unit such as M may follow.").default("5"),
+                    Flag::value("maximum-load", "LOAD", "Ask for no work while the load average of the last minute is above LOAD.").default("off"),
+                    Flag::value("substitute-urls", "URLS", "Fetch substitutes from the server first, then from these URLs, separated by blanks.").default("https://bordeaux.guix.gnu.org https://ci.guix.gnu.org"),
+                ],
+            },
+            Group {
+                title: "Publishing what was built",
+                flags: &[
+                    Flag::value("publish-port", "PORT", "Publish substitutes on this port.").short('p').default("5558"),
+                    Flag::switch("no-publish", "Start no guix publish: something else serves the store on that port, or the server has the same store."),
+                    Flag::value("public-key", "FILE", "Publish with this public key.").default("/etc/guix/signing-key.pub"),
+                    Flag::value("private-key", "FILE", "Sign with this private key.").default("/etc/guix/signing-key.sec"),
+                    Flag::value("guix", "COMMAND", "Run Guix with this command.").default("guix"),
+                ],
+            },
+            Group {
+                title: "The process",
+                flags: &[
+                    Flag::value("user", "USER", "Run as USER, once the keys are read.").short('u'),
+                    STATE_DIRECTORY,
+                    Flag::value("run-directory", "DIR", "Accepted, and ignored: a worker has no sockets."),
+                    Flag::value("ttl", "DURATION", "Accepted for Cuirass's sake, and ignored.").short('t'),
+                    Flag::value("database", "FILE", "Accepted for Cuirass's sake, and ignored.").short('D'),
+                ],
+            },
+        ],
     },
     Command {
         name: "help",

@@ -38,13 +38,20 @@ impl fmt::Display for Dialect {
 }
 
 /// What a connection's builds may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     /// Build what a substitute fails for.
     pub(crate) fallback: bool,
     /// Seconds; 0 for none.
     pub(crate) timeout: u64,
     pub(crate) max_silent_time: u64,
+    /// Build what else is needed when one thing failed.
+    pub(crate) keep_going: bool,
+    /// Processors that a builder is told to use; 0 for what the daemon was started with.
+    pub(crate) cores: u64,
+    /// Where substitutes come from instead of where the daemon was told to look. A nix-daemon takes any from those whom
+    /// it trusts, and from others the ones it knows; a connection that was given some keeps them.
+    pub(crate) substitute_urls: Option<Vec<String>>,
 }
 
 /// What a daemon knows of a valid item.

@@ -17,7 +17,7 @@ mod program;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{Gid, Uid};
 
 use super::{clock, descriptors, poll};
 pub(crate) use child::{Child, Killer};
@@ -94,6 +95,19 @@ impl User {
             home: user.dir,
         }))
     }
+}
+
+/// Makes this process the user's for good, with the groups that the user is in; to be called before there are threads.
+pub(crate) fn become_user(user: &User) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    if nix::unistd::geteuid() == uid {
+        return Ok(());
+    }
+    let name = CString::new(user.name.as_bytes())?;
+    nix::unistd::initgroups(&name, gid)?;
+    nix::unistd::setgid(gid)?;
+    nix::unistd::setuid(uid)?;
+    Ok(())
 }
 
 /// Something read from a running child.

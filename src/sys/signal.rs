@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TrySendError, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level;
 
 use super::clock;
@@ -69,6 +69,11 @@ pub(crate) fn listen(threads: &Spawner) -> io::Result<Receiver<Signal>> {
         }
         Ok(())
     })?;
+    close_at_stop(threads, handle)?;
+    Ok(receiver)
+}
+
+fn close_at_stop(threads: &Spawner, handle: Handle) -> io::Result<()> {
     threads.child(
         "signals/stop",
         move |stop| {
@@ -78,7 +83,61 @@ pub(crate) fn listen(threads: &Spawner) -> io::Result<Receiver<Signal>> {
             Ok::<_, Gone>(())
         },
         |report| log::debug!(target: "signals", "{report:?}"),
-    )?;
+    )
+}
+
+/// What signals ask of a process that has work to finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// TERM, the first: finish what is under way.
+    Drain,
+    /// INT, or another TERM: give up what is under way. One more ends the process at once, with status 1.
+    Abort,
+}
+
+/// What a TERM or an INT means after those before it.
+#[derive(Debug, Default)]
+struct Patience {
+    term: Option<Instant>,
+    abort: Option<Instant>,
+}
+
+impl Patience {
+    /// `Err` for the end at once.
+    fn heed(&mut self, now: Instant, number: i32) -> Result<Option<End>, ()> {
+        let later = |earlier: Option<Instant>| earlier.is_some_and(|earlier| now >= earlier + SAME);
+        if self.abort.is_some() {
+            return if later(self.abort) { Err(()) } else { Ok(None) };
+        }
+        if number == SIGINT || later(self.term) {
+            self.abort = Some(now);
+            return Ok(Some(End::Abort));
+        }
+        let first = self.term.is_none();
+        self.term.get_or_insert(now);
+        Ok(first.then_some(End::Drain))
+    }
+}
+
+/// As [`listen`], for a process that finishes what it does at the first TERM.
+pub(crate) fn listen_patiently(threads: &Spawner) -> io::Result<Receiver<End>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let handle = signals.handle();
+    let (sender, receiver) = bounded(INBOX);
+    threads.essential("signals", move |_| {
+        let mut patience = Patience::default();
+        for number in signals.forever() {
+            match patience.heed(clock::now(), number) {
+                // Whoever should look may hang.
+                Err(()) => low_level::exit(AT_ONCE),
+                Ok(None) => {}
+                // There are two, and room for them.
+                Ok(Some(end)) => sender.try_send(end).map_err(|_| Gone)?,
+            }
+        }
+        Ok::<_, Gone>(())
+    })?;
+    close_at_stop(threads, handle)?;
     Ok(receiver)
 }
 
@@ -102,5 +161,16 @@ mod tests {
         assert_eq!(signals.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
         let end = threads.all_gone.recv_timeout(PATIENCE);
         assert_eq!(end.unwrap_err(), RecvTimeoutError::Disconnected);
+    }
+
+    #[test]
+    fn a_process_with_work_drains_then_aborts_then_ends() {
+        let (t0, mut patience) = (clock::now(), Patience::default());
+        assert_eq!(patience.heed(t0, SIGTERM), Ok(Some(End::Drain)));
+        assert_eq!(patience.heed(t0 + SAME / 2, SIGTERM), Ok(None), "the same wish");
+        assert_eq!(patience.heed(t0 + SAME, SIGTERM), Ok(Some(End::Abort)));
+        assert_eq!(patience.heed(t0 + SAME, SIGINT), Ok(None));
+        assert_eq!(patience.heed(t0 + SAME * 2, SIGINT), Err(()));
+        assert_eq!(Patience::default().heed(t0, SIGINT), Ok(Some(End::Abort)));
     }
 }

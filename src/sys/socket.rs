@@ -2,14 +2,17 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{
+    Shutdown, SockaddrStorage, getpeername, getsockname, getsockopt, shutdown, sockopt,
+};
 
 use super::file;
 
@@ -85,6 +88,7 @@ pub(crate) fn remove(path: &Path, own: &Identity) -> io::Result<()> {
 /// Who is at the other end: as of its `connect`, whatever it became since.
 #[derive(Debug)]
 pub(crate) struct Peer {
+    pub(crate) pid: i32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
@@ -93,7 +97,28 @@ pub(crate) struct Peer {
 pub(crate) fn peer(stream: &UnixStream) -> io::Result<Peer> {
     let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
     let groups = peer_groups(stream, GROUPS)?;
-    Ok(Peer { uid: credentials.uid(), gid: credentials.gid(), groups })
+    Ok(Peer { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid(), groups })
+}
+
+/// The address at the other end of a TCP connection that somebody else owns.
+pub(crate) fn address(descriptor: RawFd) -> io::Result<IpAddr> {
+    Ok(place(&getpeername::<SockaddrStorage>(descriptor)?)?.ip())
+}
+
+/// Ends a TCP connection that somebody else owns, who closes it then. The descriptor may have become another one's
+/// meanwhile: it must be connected to our `port` by `peer`.
+pub(crate) fn hang_up(descriptor: RawFd, port: u16, peer: IpAddr) -> io::Result<()> {
+    let own = place(&getsockname::<SockaddrStorage>(descriptor)?)?;
+    if own.port() != port || address(descriptor)? != peer {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    Ok(shutdown(descriptor, Shutdown::Both)?)
+}
+
+fn place(address: &SockaddrStorage) -> io::Result<SocketAddr> {
+    let four = address.as_sockaddr_in().map(|four| SocketAddr::from((four.ip(), four.port())));
+    let six = address.as_sockaddr_in6().map(|six| SocketAddr::from((six.ip(), six.port())));
+    four.or(six).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// Supplementary groups, read into room for `room` at first.
@@ -174,6 +199,23 @@ mod tests {
         fs::set_permissions(&open, Permissions::from_mode(0o755)).unwrap();
         let _listener = bind(&open.join("bridge"), Some(4711)).unwrap();
         assert_ne!(fs::metadata(&open).unwrap().gid(), 4711);
+    }
+
+    #[test]
+    fn connections_of_others_are_told_apart_and_ended() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let (served, _) = listener.accept().unwrap();
+        let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        assert_eq!(address(served.as_raw_fd()).unwrap(), here);
+        hang_up(served.as_raw_fd(), port, there).unwrap_err();
+        hang_up(client.as_raw_fd(), port, here).unwrap_err();
+        let (pair, _other) = UnixStream::pair().unwrap();
+        hang_up(pair.as_raw_fd(), port, here).unwrap_err();
+        client.write_all(b"x").unwrap();
+        hang_up(served.as_raw_fd(), port, here).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]

@@ -18,6 +18,12 @@ mod browser;
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod daemon;
 mod events;
+#[path = "../support/farm.rs"]
+#[allow(dead_code, reason = "shared with the tests, which need more of it")]
+mod farm;
+#[path = "../support/fleet.rs"]
+#[allow(dead_code, reason = "shared with the tests, which need more of it")]
+mod fleet;
 mod guix;
 #[path = "../support/http.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
@@ -31,6 +37,7 @@ mod nix;
 mod nix_daemon;
 mod pages;
 mod readers;
+mod remote;
 mod web;
 
 use std::io::Write;
@@ -47,7 +54,7 @@ const MANY: usize = 100_000;
 
 fn main() {
     let only = std::env::var("ONLY").unwrap_or_default();
-    let all: [(&str, fn()); 14] = [
+    let all: [(&str, fn()); 18] = [
         ("registration", registration_and_recovery),
         ("trigger", trigger_to_first_build),
         ("builds", builds_of_true),
@@ -62,6 +69,10 @@ fn main() {
         ("pages", pages::pages),
         ("readers", readers::readers),
         ("events", events::events),
+        ("remote-dispatch", remote::dispatch),
+        ("remote-latency", remote::latency),
+        ("remote-logs", remote::logs),
+        ("remote-memory", remote::memory),
     ];
     for (_, run) in all.iter().filter(|(name, _)| name.contains(&only)) {
         run();

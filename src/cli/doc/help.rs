@@ -36,7 +36,7 @@ fn all(out: &mut String) {
     out.push('\n');
     paragraphs(
         "`gorget COMMAND --help` explains a command. The man pages are gorget(1), \
-         gorget-register(1), gorget-web(1), gorget-specification(5) and gorget-bridge(7).",
+         gorget-register(1), gorget-web(1), gorget-remote-server(1), gorget-specification(5) and gorget-bridge(7).",
         out,
     );
 }

@@ -80,6 +80,42 @@ pub(super) fn web() -> String {
     page
 }
 
+/// gorget-remote-server(1).
+pub(super) fn remote_server() -> String {
+    let mut page = header("gorget-remote-server", '1', "serve remote workers");
+    page.push_str(
+        ".SH SYNOPSIS\n.B gorget remote\\-server\n[\\fIOPTION\\fR]...\n.SH DESCRIPTION\n",
+    );
+    if let Some(command) = table::command("remote-server") {
+        paragraphs(&mut page, command.details);
+        page.push_str(".SH OPTIONS\n");
+        for group in command.groups.iter().chain([&COMMON]) {
+            line(&mut page, format_args!(".SS {}", escape(group.title)));
+            group.flags.iter().for_each(|flag| option(&mut page, flag));
+        }
+    }
+    page.push_str(include_str!("remote-server-tail.roff"));
+    page
+}
+
+/// gorget-remote-worker(1).
+pub(super) fn remote_worker() -> String {
+    let mut page = header("gorget-remote-worker", '1', "build for a remote server");
+    page.push_str(
+        ".SH SYNOPSIS\n.B gorget remote\\-worker\n[\\fIOPTION\\fR]...\n.SH DESCRIPTION\n",
+    );
+    if let Some(command) = table::command("remote-worker") {
+        paragraphs(&mut page, command.details);
+        page.push_str(".SH OPTIONS\n");
+        for group in command.groups.iter().chain([&COMMON]) {
+            line(&mut page, format_args!(".SS {}", escape(group.title)));
+            group.flags.iter().for_each(|flag| option(&mut page, flag));
+        }
+    }
+    page.push_str(include_str!("remote-worker-tail.roff"));
+    page
+}
+
 /// gorget-specification(5).
 pub(super) fn specification() -> String {
     let mut page =
@@ -136,6 +172,8 @@ fn own_page(command: &Command) -> Option<&'static str> {
     match command.name {
         "register" => Some("gorget-register"),
         "web" => Some("gorget-web"),
+        "remote-server" => Some("gorget-remote-server"),
+        "remote-worker" => Some("gorget-remote-worker"),
         _ => None,
     }
 }
@@ -184,6 +222,7 @@ mod tests {
     use crate::model::event::What;
     use crate::model::status::{BuildStatus, EvaluationStatus, JobsetStatus, Weather};
     use crate::proto::control;
+    use crate::proto::remote::link::HELP;
 
     /// The text of a page as people read it, about.
     fn read(page: &str) -> String {
@@ -217,6 +256,16 @@ mod tests {
     }
 
     #[test]
+    fn the_server_s_page_tells_its_requests() {
+        let page = read(&remote_server());
+        for (request, _) in HELP {
+            let name = request.split(' ').next().unwrap();
+            let alone = page.contains(&format!("\n.B {name}\n"));
+            assert!(alone || page.contains(&format!("\n.BI {name} \"")), "{name}");
+        }
+    }
+
+    #[test]
     fn the_web_page_tells_roles_and_parameters() {
         let page = read(&web());
         for role in control::ROLES {
@@ -230,11 +279,15 @@ mod tests {
     #[test]
     fn every_command_and_option_is_in_a_page() {
         let (all, daemon, web) = (read(&gorget()), read(&register()), read(&web()));
+        let server = read(&remote_server());
+        let worker = read(&remote_worker());
         for command in COMMANDS.iter().filter(|command| command.kind != Kind::Hidden) {
             assert!(all.contains(&format!("\n.SS {}\n", command.name)), "{}", command.name);
             let page = match own_page(command) {
                 None => &all,
                 Some("gorget-web") => &web,
+                Some("gorget-remote-server") => &server,
+                Some("gorget-remote-worker") => &worker,
                 Some(_) => &daemon,
             };
             for flag in command.flags() {

@@ -140,8 +140,11 @@ fn mistakes_are_named() {
         ),
         ("token list --jobset x", "--jobset needs token add"),
         ("token sell", "token: expected add, list or revoke, found \"sell\""),
-        ("remote-server", "the command remote-server is not built in yet"),
-        ("remote-worker --workers=2", "the command remote-worker is not built in yet"),
+        ("remote-server --log-port=x", "--log-port: expected a port, from 0 to 65535, found \"x\""),
+        (
+            "remote-server --max-log-size=0",
+            "--max-log-size: expected a size of at least one byte, found \"0\"",
+        ),
         ("evaluate", "the option --specifications is missing"),
         ("check", "the argument FILE is missing"),
     ] {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::logs::Writer;
+use crate::store::follow::Log;
 use crate::sys::file;
 
 pub(super) struct Output {
@@ -47,12 +48,6 @@ impl Output {
         if part.len() < bytes.len() { Err(Refused::TooLarge) } else { Ok(()) }
     }
 
-    /// A line of the daemon's own, which counts as what the build wrote: a builder may be behind it.
-    pub(super) fn remark(&mut self, text: &str) -> Result<(), Refused> {
-        let end = if self.complete { "" } else { "\n" };
-        self.write(format!("{end}gorget: {text}\n").as_bytes())
-    }
-
     /// A line of ours, whatever the limit.
     pub(super) fn note(&mut self, text: &str) -> io::Result<()> {
         let end = if self.complete { "" } else { "\n" };
@@ -66,5 +61,27 @@ impl Output {
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
+    }
+}
+
+impl Log for Output {
+    type Error = Refused;
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        self.write(bytes)
+    }
+
+    /// Counts as what the build wrote: a builder may be behind it.
+    fn remark(&mut self, text: &str) -> Result<(), Refused> {
+        let end = if self.complete { "" } else { "\n" };
+        self.write(format!("{end}gorget: {text}\n").as_bytes())
+    }
+
+    fn flush_due(&self) -> Option<Instant> {
+        self.flush_due()
+    }
+
+    fn flush(&mut self) -> Result<(), Refused> {
+        self.flush().map_err(Refused::Io)
     }
 }

@@ -11,7 +11,6 @@ mod keeper;
 mod probe;
 mod products;
 mod retry;
-mod roots;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -37,7 +36,7 @@ use crate::db::builds::Changes;
 use crate::model::build::{BuildId, Kind, Order, Outcome, Store};
 use crate::model::job::NewJob;
 use crate::model::spec::JobsetName;
-use crate::store::{self, Address, Closer, Connection, Dialect, Error, Hook, Line, Tunnel};
+use crate::store::{self, Address, Closer, Connection, Dialect, Error, Hook, Line, Tunnel, roots};
 use crate::sys::process::Launcher;
 
 /// Where the links are that keep store items, below the state directory.

@@ -136,29 +136,32 @@ impl<S: Read + Write> Session<S> {
         let wire = &mut self.wire;
         wire.put(SET_OPTIONS);
         wire.put(0); // Keep failed.
-        wire.put(0); // Keep going: each build is a request of its own.
+        wire.put(u64::from(options.keep_going));
         wire.put(u64::from(options.fallback));
         wire.put(0); // Verbosity: errors. The trace and builders' output come all the same.
         let max_silent_time = options.max_silent_time.min(LONGEST);
         let timeout = options.timeout.min(LONGEST).to_string();
         let silence = max_silent_time.to_string();
+        let cores = options.cores.min(LONGEST);
+        let urls = options.substitute_urls.as_ref().map(|urls| urls.join(" "));
         match self.dialect {
             Dialect::Guix => {
+                let cores = (cores > 0).then(|| cores.to_string());
                 wire.put(u64::from(self.offload));
                 wire.put(0); // Build verbosity.
                 wire.put(2); // Flat lines.
                 wire.put(1); // The trace.
                 wire.put(1); // Substitutes.
-                put_pairs(
-                    wire,
-                    &[
-                        ("build-timeout", &timeout),
-                        ("build-max-silent-time", &silence),
-                        ("build-max-jobs", "1"),
-                        ("multiplexed-build-output", "true"),
-                        ("print-extended-build-trace", "0"),
-                    ],
-                );
+                let mut pairs = vec![
+                    ("build-timeout", &*timeout),
+                    ("build-max-silent-time", &*silence),
+                    ("build-max-jobs", "1"),
+                    ("multiplexed-build-output", "true"),
+                    ("print-extended-build-trace", "0"),
+                ];
+                pairs.extend(cores.as_deref().map(|cores| ("build-cores", cores)));
+                pairs.extend(urls.as_deref().map(|urls| ("substitute-urls", urls)));
+                put_pairs(wire, &pairs);
             }
             Dialect::Nix => {
                 wire.put(1); // Jobs at once.
@@ -167,9 +170,10 @@ impl<S: Read + Write> Session<S> {
                 wire.put(0); // Builders' output comes.
                 wire.put(0);
                 wire.put(0);
-                wire.put(0); // All cores.
+                wire.put(cores);
                 wire.put(1); // Substitutes.
                 let mut pairs = vec![("timeout", &*timeout), ("max-silent-time", &*silence)];
+                pairs.extend(urls.as_deref().map(|urls| ("substituters", urls)));
                 pairs.extend(self.hook.as_deref().map(|hook| ("build-hook", hook)));
                 put_pairs(wire, &pairs);
             }
@@ -255,10 +259,6 @@ impl<S: Read + Write> Session<S> {
     }
 
     /// Makes an item valid by a substitute, if it is not; refused where there is none.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the protocol is whole before all of it is used")
-    )]
     pub(crate) fn ensure_path(&mut self, path: &str) -> Result<(), Error> {
         self.request_about(ENSURE_PATH, path)?;
         self.wire.word().map(drop)

@@ -196,24 +196,85 @@ fn a_connection_outlives_a_failed_build() {
     assert!(session.is_valid(derivation).unwrap());
 }
 
-#[test]
-fn limits_are_what_daemons_take() {
-    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    let server: Vec<u8> = words(&[0x6478_696f, 0x122, 0, 0x616c_7473, 0x616c_7473]);
-    let most: u64 = i32::MAX as u64;
-    let seconds = most.to_string();
-    // The greeting, then options up to their names, which stand in a pair each.
-    let mut client: Vec<u8> =
-        words(&[0x6e69_7863, 0x125, 0, 0, 19, 0, 0, 0, 0, 1, most, 1, 0, 0, 0, 0, 1, 2]);
-    for text in ["timeout", &seconds, "max-silent-time", &seconds] {
+/// Opens a session with a daemon of this version that takes options, and sets those: `words`, then `pairs`.
+fn expect_options(dialect: Dialect, words: &[u64], pairs: &[(&str, &str)], options: &Options) {
+    let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let (server, greeting): (Vec<u8>, Vec<u8>) = match dialect {
+        Dialect::Guix => {
+            let server = bytes(&[0x6478_696f, 0x164, 0x616c_7473, 0x616c_7473]);
+            (server, bytes(&[0x6e69_7863, 0x164, 0, 1]))
+        }
+        Dialect::Nix => {
+            let server = bytes(&[0x6478_696f, 0x122, 0, 0x616c_7473, 0x616c_7473]);
+            (server, bytes(&[0x6e69_7863, 0x125, 0, 0]))
+        }
+    };
+    let mut client = greeting;
+    client.extend::<Vec<u8>>(bytes(words));
+    client.extend((pairs.len() as u64).to_le_bytes());
+    for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
         client.extend((text.len() as u64).to_le_bytes());
         client.extend(text.as_bytes());
         client.resize(client.len().next_multiple_of(8), 0);
     }
+    let length = client.len();
     let replay = Replay { client, sent: 0, server, read: 0, piece: 64 };
-    let mut session = Session::open(replay, Dialect::Nix).unwrap();
+    let mut session = Session::open(replay, dialect).unwrap();
+    session.set_options(options).unwrap();
+    assert_eq!(session.stream().sent, length, "{options:?}");
+}
+
+#[test]
+fn limits_are_what_daemons_take() {
+    let most: u64 = i32::MAX as u64;
+    let seconds = &*most.to_string();
     let (timeout, max_silent_time) = (i64::MAX as u64, 5_000_000_000);
-    session.set_options(&Options { fallback: false, timeout, max_silent_time }).unwrap();
+    expect_options(
+        Dialect::Nix,
+        &[19, 0, 0, 0, 0, 1, most, 1, 0, 0, 0, 0, 1],
+        &[("timeout", seconds), ("max-silent-time", seconds)],
+        &Options { timeout, max_silent_time, ..Options::default() },
+    );
+}
+
+#[test]
+fn daemons_are_told_where_substitutes_are_and_how_many_processors_to_use() {
+    let urls = Some(vec!["http://10.0.0.1:5557".to_owned(), "https://ci.example".to_owned()]);
+    let options = Options {
+        fallback: true,
+        timeout: 9,
+        max_silent_time: 8,
+        keep_going: true,
+        cores: 3,
+        substitute_urls: urls,
+    };
+    let listed = "http://10.0.0.1:5557 https://ci.example";
+    expect_options(
+        Dialect::Nix,
+        &[19, 0, 1, 1, 0, 1, 8, 1, 0, 0, 0, 3, 1],
+        &[("timeout", "9"), ("max-silent-time", "8"), ("substituters", listed)],
+        &options,
+    );
+    let limits = |build: &[(&'static str, &'static str)]| {
+        let mut pairs = vec![("build-timeout", "9"), ("build-max-silent-time", "8")];
+        pairs.extend([("build-max-jobs", "1"), ("multiplexed-build-output", "true")]);
+        pairs.push(("print-extended-build-trace", "0"));
+        pairs.extend(build);
+        pairs
+    };
+    expect_options(
+        Dialect::Guix,
+        &[19, 0, 1, 1, 0, 1, 0, 2, 1, 1],
+        &limits(&[("build-cores", "3"), ("substitute-urls", listed)]),
+        &options,
+    );
+    // What is not wanted is not said: the daemon's own setting holds.
+    expect_options(
+        Dialect::Guix,
+        &[19, 0, 1, 1, 0, 1, 0, 2, 1, 1],
+        &limits(&[]),
+        &Options { cores: 0, substitute_urls: None, ..options },
+    );
 }
 
 /// Plays what the daemon said, damaged, and takes no offence at what is sent.

@@ -195,7 +195,7 @@ mod tests {
             });
             let line = Line::connect(&Address::Unix(socket), &|| true).unwrap();
             let connection = Connection::greet(line, Dialect::Guix).unwrap();
-            let options = Options { fallback: false, timeout: 0, max_silent_time: 0 };
+            let options = Options::default();
             idle.put_back(Held { connection, age: Age::new(clock::now()), options });
             daemon.join().unwrap()
         });

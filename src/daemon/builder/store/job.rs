@@ -7,12 +7,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use super::idle::{Age, Held, Idle};
 use super::probe::Reach;
 use super::products::{self, Wishes};
-use super::roots;
 use crate::daemon::builder::Settings;
 use crate::daemon::builder::output::{Output as Log, Refused};
 use crate::daemon::builder::running::Leash;
@@ -21,14 +19,11 @@ use crate::model::build::{BuildId, Order, Outcome, Product};
 use crate::model::error::chain;
 use crate::model::spec::BuildOutput;
 use crate::proto::drv;
+use crate::store::follow::{self, Follower};
 use crate::store::{
-    self, Address, Closer, Connection, Cut, Dialect, Error, Hook, LONGEST, Line, Options, Output,
-    Sink, Verdict,
+    self, Address, Closer, Connection, Cut, Dialect, Error, Hook, Line, Options, Verdict, roots,
 };
 use crate::sys::{clock, file};
-
-/// How much longer than a builder the daemon may say nothing: it enforces the limit itself, and may be busy.
-const SLACK: Duration = Duration::from_secs(600);
 
 /// What all jobs share.
 pub(super) struct Tools {
@@ -130,6 +125,7 @@ fn attempt(
         fallback: tools.fallback,
         timeout: seconds(order.timeout),
         max_silent_time: seconds(order.max_silent_time),
+        ..Options::default()
     };
     let away = |error: Error| {
         if !leash.is_canceled() {
@@ -141,19 +137,10 @@ fn attempt(
     };
     let (Held { mut connection, age, .. }, rested) = connect(tools, &options, leash, &away, &lost)?;
     let outputs = outputs(&mut connection, &order.derivation, &lost)?;
-    let silence = match options.max_silent_time {
-        0 => LONGEST,
-        seconds => Duration::from_secs(seconds).saturating_add(SLACK).min(LONGEST),
-    };
+    let silence = follow::patience(options.max_silent_time);
     // Asked to build what is there, a daemon says so at once; and it gives the derivation and its outputs temporary
     // roots of this connection's before it looks.
-    let mut sink = Follower {
-        target: &order.derivation,
-        log: &mut log,
-        input: None,
-        heard: false,
-        worked: false,
-    };
+    let mut sink = Follower::new(&order.derivation, &mut log);
     let verdict = connection.build(&order.derivation, silence, &mut sink);
     let (heard, worked) = (sink.heard, sink.worked);
     let verdict = match verdict {
@@ -212,7 +199,7 @@ fn connect(
             connection.set_options(options).is_ok()
         };
         if usable {
-            return Ok((Held { connection, age, options: *options }, true));
+            return Ok((Held { connection, age, options: options.clone() }, true));
         }
     }
     let age = Age::new(clock::now());
@@ -221,7 +208,7 @@ fn connect(
     let mut connection = Connection::greet(line, tools.dialect).map_err(away)?;
     connection.build_here(&tools.hook);
     connection.set_options(options).map_err(lost)?;
-    Ok((Held { connection, age, options: *options }, false))
+    Ok((Held { connection, age, options: options.clone() }, false))
 }
 
 /// The derivation's outputs: from its file, or from the daemon where the store is another machine's.
@@ -288,14 +275,13 @@ fn judge(
         Ok(Verdict::Done) => return Ok(None),
         Ok(Verdict::Failed(why)) => Outcome::Failed(why),
         Ok(Verdict::DependencyFailed(culprit, why)) => {
-            let culprit = culprit.unwrap_or_else(|| "one of its inputs".to_owned());
-            Outcome::DependencyFailed(format!("dependency {culprit} failed: {why}"))
+            Outcome::DependencyFailed(follow::dependency(culprit.as_deref(), &why))
         }
-        Ok(Verdict::TimedOut) => Outcome::Failed(format!("timed out after {} s", order.timeout)),
-        Ok(Verdict::Silent) => Outcome::Failed(format!("silent for {} s", order.max_silent_time)),
+        Ok(Verdict::TimedOut) => Outcome::Failed(follow::timed_out(order.timeout)),
+        Ok(Verdict::Silent) => Outcome::Failed(follow::silent(order.max_silent_time)),
         Ok(Verdict::Broken(why)) => Outcome::Aborted(why),
         Err(Cut::Connection(error)) => lost(error),
-        Err(Cut::Late) => Outcome::Aborted("the daemon says nothing any more".to_owned()),
+        Err(Cut::Late) => Outcome::Aborted(follow::LATE.to_owned()),
         Err(Cut::Sink(Refused::TooLarge)) => {
             Outcome::Failed(format!("log larger than {limit} bytes"))
         }
@@ -308,89 +294,6 @@ fn judge(
     Ok(Some(outcome))
 }
 
-/// Writes what is said of a build into its log. Lines of what is built on the way have that in front.
-struct Follower<'a> {
-    target: &'a str,
-    log: &'a mut Log,
-    /// The input whose line is not at its end.
-    input: Option<String>,
-    /// Whether the daemon said anything.
-    heard: bool,
-    /// Whether the daemon built or fetched anything.
-    worked: bool,
-}
-
-impl Follower<'_> {
-    /// The lines of an input, each with its name.
-    fn foreign(&mut self, derivation: &str, text: &[u8]) -> Result<(), Refused> {
-        let name = short(derivation);
-        let mut marked = Vec::with_capacity(text.len() + 64);
-        for line in text.split_inclusive(|&byte| byte == b'\n') {
-            if self.input.as_deref() != Some(derivation) {
-                if self.input.is_some() {
-                    marked.push(b'\n');
-                }
-                marked.extend_from_slice(format!("{name}> ").as_bytes());
-            }
-            marked.extend_from_slice(line);
-            self.input = (!line.ends_with(b"\n")).then(|| derivation.to_owned());
-        }
-        self.log.write(&marked)
-    }
-
-    fn end_input(&mut self) -> Result<(), Refused> {
-        if self.input.take().is_some() { self.log.write(b"\n") } else { Ok(()) }
-    }
-}
-
-/// `hello-2.12` of `/gnu/store/HASH-hello-2.12.drv`.
-fn short(derivation: &str) -> &str {
-    let name = derivation.rsplit('/').next().unwrap_or(derivation);
-    let name = name.split_once('-').map_or(name, |(_, name)| name);
-    name.strip_suffix(".drv").unwrap_or(name)
-}
-
-impl Sink for Follower<'_> {
-    type Error = Refused;
-
-    fn output(&mut self, output: Output<'_>) -> Result<(), Refused> {
-        self.heard = true;
-        match output {
-            Output::Log { derivation, text } if derivation == self.target => {
-                self.end_input()?;
-                self.log.write(text)
-            }
-            Output::Log { derivation, text } => self.foreign(derivation, text),
-            Output::Prose(text) => {
-                self.end_input()?;
-                let text = String::from_utf8_lossy(text);
-                self.log.remark(text.trim_end())
-            }
-            Output::Started(derivation) => {
-                self.worked = true;
-                if derivation == self.target {
-                    return Ok(());
-                }
-                self.end_input()?;
-                self.log.remark(&format!("building {}", short(derivation)))
-            }
-            Output::Fetching(item) => {
-                self.worked = true;
-                self.end_input()?;
-                self.log.remark(&format!("fetching {}", short(item)))
-            }
-        }
-    }
-
-    fn due(&self) -> Option<Instant> {
-        self.log.flush_due()
-    }
-
-    fn tick(&mut self) -> Result<(), Refused> {
-        self.log.flush().map_err(Refused::Io)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -398,11 +301,9 @@ mod tests {
 
     use super::*;
     use crate::actor::Spawner;
-    use crate::logs::Tail;
     use crate::model::evaluation::EvaluationId;
     use crate::model::spec::JobsetName;
-
-    const OPTIONS: Options = Options { fallback: false, timeout: 0, max_silent_time: 0 };
+    use crate::store::{Output, Sink};
 
     fn tools(place: &Path, spawner: &Spawner) -> Tools {
         let database = Database::open(&place.join("gorget.db"), spawner).unwrap();
@@ -427,7 +328,7 @@ mod tests {
         let away = |_| Outcome::Interrupted;
         let lost = |error: Error| Outcome::Aborted(error.to_string());
         let leash = Leash::default();
-        let connect = || connect(&tools, &OPTIONS, &leash, &away, &lost).map(drop);
+        let connect = || connect(&tools, &Options::default(), &leash, &away, &lost).map(drop);
         assert_eq!(connect().unwrap_err(), Outcome::Interrupted);
         let listener = UnixListener::bind(place.path().join("socket")).unwrap();
         let outcome = std::thread::scope(|scope| {
@@ -491,9 +392,9 @@ mod tests {
             scope.spawn(serve);
             let line = Line::connect(&tools.address, &|| true).unwrap();
             let mut connection = Connection::greet(line, Dialect::Guix).unwrap();
-            connection.set_options(&OPTIONS).unwrap();
+            connection.set_options(&Options::default()).unwrap();
             let age = Age::new(clock::now());
-            tools.idle.put_back(Held { connection, age, options: OPTIONS });
+            tools.idle.put_back(Held { connection, age, options: Options::default() });
             assert_eq!(run(), Outcome::Interrupted);
         });
         std::thread::scope(|scope| {
@@ -507,37 +408,10 @@ mod tests {
     fn what_the_daemon_says_counts() {
         let place = tempfile::tempdir().unwrap();
         let mut log = Log::create(&place.path().join("1.gz"), 100).unwrap();
-        let target = "/nix/store/t-top.drv";
-        let mut follower =
-            Follower { target, log: &mut log, input: None, heard: false, worked: false };
+        let mut follower = Follower::new("/nix/store/t-top.drv", &mut log);
         follower.output(Output::Prose(&[b'x'; 60])).unwrap();
         let more = follower.output(Output::Prose(&[b'x'; 60]));
         assert!(matches!(more, Err(Refused::TooLarge)));
         log.note("too much").unwrap();
-    }
-
-    #[test]
-    fn lines_of_inputs_are_marked_as_theirs() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("1.gz");
-        let mut log = Log::create(&path, 1 << 20).unwrap();
-        let target = "/gnu/store/t-top.drv";
-        let mut follower =
-            Follower { target, log: &mut log, input: None, heard: false, worked: false };
-        let dep = "/gnu/store/d-dep-1.0.drv";
-        for (derivation, text) in [
-            (dep, "one\ntw"),
-            (dep, "o\n"),
-            (dep, "cut"),
-            ("/gnu/store/t-top.drv", "mine\n"),
-            (dep, "three\n"),
-        ] {
-            follower.output(Output::Log { derivation, text: text.as_bytes() }).unwrap();
-        }
-        log.flush().unwrap();
-        let mut text = Vec::new();
-        Tail::open(&path, 0).unwrap().read(&mut text).unwrap();
-        let expected = "dep-1.0> one\ndep-1.0> two\ndep-1.0> cut\nmine\ndep-1.0> three\n";
-        assert_eq!(String::from_utf8(text).unwrap(), expected);
     }
 }

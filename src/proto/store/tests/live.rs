@@ -50,7 +50,9 @@ fn every_operation_is_understood_by_nix() {
     let place = tempfile::tempdir().unwrap();
     let (mut child, pipes) = serve(place.path());
     let mut session = Session::open(pipes, Dialect::Nix).unwrap();
-    session.set_options(&Options { fallback: false, timeout: 60, max_silent_time: 60 }).unwrap();
+    session
+        .set_options(&Options { timeout: 60, max_silent_time: 60, ..Options::default() })
+        .unwrap();
     let none: [&str; 0] = [];
     let first = session.add_text("first", b"hello", &none).unwrap();
     let second = session.add_text("second", first.as_bytes(), &[&first]).unwrap();

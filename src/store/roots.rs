@@ -7,18 +7,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::store::{Connection, Error};
+use super::{Connection, Error};
 use crate::sys::file;
 
 /// Why an item is not kept.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     Link(io::Error),
     Daemon(Error),
 }
 
 /// Keeps `item`, which must be held by the connection or by nothing that may let it go meanwhile.
-pub(super) fn keep(
+pub(crate) fn keep(
     connection: &mut Connection,
     directory: &Path,
     item: &str,
@@ -28,7 +28,7 @@ pub(super) fn keep(
 }
 
 /// Where the link of an item is.
-pub(super) fn link(directory: &Path, item: &str) -> io::Result<PathBuf> {
+pub(crate) fn link(directory: &Path, item: &str) -> io::Result<PathBuf> {
     let name = Path::new(item).file_name().ok_or(io::ErrorKind::InvalidInput)?;
     Ok(directory.join(name))
 }
@@ -59,7 +59,7 @@ fn make(directory: &Path, item: &str) -> io::Result<PathBuf> {
 }
 
 /// Lets go of an item; fine if it was not kept.
-pub(super) fn release(directory: &Path, item: &str) -> io::Result<()> {
+pub(crate) fn release(directory: &Path, item: &str) -> io::Result<()> {
     match fs::remove_file(link(directory, item)?) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
@@ -67,7 +67,7 @@ pub(super) fn release(directory: &Path, item: &str) -> io::Result<()> {
 }
 
 /// The item that a link keeps, if it is one of ours.
-pub(super) fn item(link: &Path) -> Option<String> {
+pub(crate) fn item(link: &Path) -> Option<String> {
     let item = fs::read_link(link).ok()?;
     (item.file_name() == link.file_name()).then(|| item.to_str().map(str::to_owned))?
 }

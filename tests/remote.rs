@@ -1,0 +1,3 @@
+//! Remote builds, over real sockets.
+
+mod server;
