@@ -11,6 +11,7 @@ mod cli;
 mod daemon;
 mod guix;
 mod nix;
+mod remote;
 mod scheme;
 mod store;
 mod tidy;

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses what it needs")]
 
 pub(crate) mod client;
+pub(crate) mod cuirass;
 pub(crate) mod daemon;
 pub(crate) mod http;
 pub(crate) mod jobs;

@@ -242,7 +242,7 @@ impl Running {
         while left > 0 {
             select! {
                 recv(ended) -> report => {
-                    left = report.is_ok().then(|| left - 1).unwrap_or(0);
+                    left = if report.is_ok() { left - 1 } else { 0 };
                     if over.is_none() {
                         over = Some(broken(report.ok()));
                         loops.iter().for_each(Handle::abort);

@@ -1,0 +1,3 @@
+//! Builds on other machines.
+
+mod worker;
