@@ -324,7 +324,7 @@ fn what_was_built_is_published_as_long_as_the_worker_lives() {
     let script = format!(
         "#!/bin/sh\ncase $2 in publish) ;; *) exit 9 ;; esac\n\
          cp /dev/stdin {key}\necho \"$@\" >{told}\n\
-         test -e {again} && exec sleep 1000\ntouch {again}\nexit 3\n",
+         test -e {again} && exec sleep 1000\ntouch {again}\necho no port >&2\nexit 3\n",
         key = at("key"),
         told = at("told"),
         again = at("again")
@@ -354,7 +354,10 @@ fn what_was_built_is_published_as_long_as_the_worker_lives() {
     let mut worker = start("sec");
     server.join();
     until("guix publish, again", || {
-        worker.log().contains("guix publish ended with status 3").then_some(())
+        worker
+            .log()
+            .contains("guix publish ended with status 3; it said last: no port")
+            .then_some(())
     });
     let children = until("the second one", || {
         let all = processes_of(worker.pid());
@@ -370,7 +373,7 @@ fn what_was_built_is_published_as_long_as_the_worker_lives() {
     assert_eq!(
         told.trim(),
         format!(
-            "-q publish --port=7777 --compression=none --negative-ttl=0 --public-key={public} --private-key=/dev/stdin"
+            "-q publish --port=7777 --compression=0 --negative-ttl=0s --public-key={public} --private-key=/dev/stdin"
         )
     );
     worker.signal("TERM");
