@@ -58,6 +58,7 @@
 //! | --- | --- |
 //! | `cli` | argv to typed commands; the only place that prints |
 //! | `web` | the web interface; it changes nothing but by the bridge |
+//! | `remote` | builds on other machines: a process of its own that builds for a server |
 //! | `daemon` | the actors; only `daemon/start.rs` and the registry spawn them |
 //! | `control`, `db`, `git`, `logs`, `spec`, `store`, `evaluate` | one subject each; they do not know who calls them |
 //! | `actor` | stop, ask, spawn, pools; nothing of the domain |

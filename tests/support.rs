@@ -5,6 +5,7 @@
 
 pub(crate) mod browser;
 pub(crate) mod client;
+pub(crate) mod cuirass;
 pub(crate) mod daemon;
 pub(crate) mod farm;
 pub(crate) mod fleet;
