@@ -228,6 +228,27 @@ fn two_hundred_workers_come_at_once() {
 }
 
 #[test]
+fn connections_are_bounded_and_those_there_are_go_on() {
+    let sandbox = Sandbox::new();
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let server = Server::start(&sandbox, &[]);
+    let mut daemon = server.attach();
+    let worker = Worker::join(server.port, "w");
+    worker.request_work();
+    wait_for(&mut daemon, "requested");
+    let mut many: Vec<_> = (0..4700).map(|_| connect(server.port)).collect();
+    let at = now();
+    read_to_end(many.last_mut().unwrap());
+    assert!(at.elapsed() < Duration::from_secs(8), "before its handshake is given up");
+    assert!(server.log().contains("too many connections"));
+    daemon.ask(&format!("assign 7 1 w {} x86_64-linux", derivation("hello"))).ok();
+    assert_eq!(worker.build(), derivation("hello"));
+    drop(many);
+    Worker::join(server.port, "v");
+}
+
+#[test]
 fn five_hundred_workers_take_little_memory() {
     const WORKERS: usize = 500;
     let sandbox = Sandbox::new();
