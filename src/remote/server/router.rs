@@ -25,7 +25,7 @@ use super::peers::{Link, News, Peers};
 use crate::actor::{self, Gone, PATIENCE, Spawner, Stop};
 use crate::proto::control::view::{HelpView, VersionView, json};
 use crate::proto::control::{Failure, FailureKind};
-use crate::proto::remote::link::{Command, HELP, Try};
+use crate::proto::remote::link::{Command, Event, HELP, Try, WorkerView};
 use crate::sys::{clock, socket};
 use wire::{Frames, Wire};
 
@@ -395,7 +395,7 @@ impl Router {
                     self.hang_up(link);
                 }
                 Effect::Tell(event) => {
-                    log::debug!(target: "router", "{event:?}");
+                    note(&event);
                     self.desk.tell(&event);
                 }
                 Effect::Create(path) => {
@@ -431,6 +431,29 @@ impl Router {
         let place = self.peers.descriptor(link).map(|(_, address)| address.to_string());
         let place = place.unwrap_or_default();
         log::warn!(target: "router", "hung up on a peer at {place}: {why}{unsaid}");
+    }
+}
+
+/// Logs what operators want to know of; the rest for those who look closely.
+fn note(event: &Event) {
+    match event {
+        Event::WorkerJoined { worker: WorkerView { name, address, machine, systems, .. } } => {
+            let systems = systems.join(", ");
+            log::info!(target: "router", "worker {name} of {machine} ({address}) is here, for {systems}");
+        }
+        Event::WorkerLeft { worker, why } => {
+            log::info!(target: "router", "worker {worker} is gone: {why}");
+        }
+        Event::Lost { build, attempt, why, .. } => {
+            log::warn!(target: "router", "try {attempt} of build {build} is lost: {why}");
+        }
+        Event::WorkerSeen { .. }
+        | Event::Requested { .. }
+        | Event::Withdrawn { .. }
+        | Event::Assigned { .. }
+        | Event::Started { .. }
+        | Event::Reported { .. }
+        | Event::Ready => log::debug!(target: "router", "{event:?}"),
     }
 }
 
