@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::live::{Live, failure, gone, not_found};
 use crate::control::{Answer, Error};
 use crate::daemon::registry::State;
-use crate::db::{builds, evaluations, events, jobsets, maintenance, records};
+use crate::db::{builds, evaluations, events, jobsets, maintenance, records, workers};
 use crate::model::error::chain;
 use crate::model::jobset::Jobset;
 use crate::model::spec::{JobsetName, Specification};
@@ -169,7 +169,7 @@ impl Live {
     }
 
     pub(super) fn show_workers(&mut self, answer: &mut dyn Answer) -> Result<(), Error> {
-        for worker in records::workers(self.reader()?).map_err(failure)? {
+        for worker in workers::list(self.reader()?).map_err(failure)? {
             let view = WorkerView {
                 name: &worker.name,
                 address: &worker.address,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Frame, list, part};
 use crate::db::web::pages::{self, Listed};
-use crate::db::{builds, records};
+use crate::db::{builds, records, workers};
 use crate::model::build::BuildId;
 use crate::proto::control::Command;
 use crate::web::access::Access;
@@ -196,12 +196,12 @@ fn progress(context: &Context, build: &Listed, last: Option<i64>) -> Markup {
 /// A machine, and those of its workers that are known.
 struct Machine {
     name: String,
-    workers: Vec<records::Worker>,
+    workers: Vec<workers::Worker>,
 }
 
 fn machines(context: &mut Context) -> Result<Vec<Machine>, Failure> {
     let mut machines = vec![Machine { name: HERE.to_owned(), workers: Vec::new() }];
-    for worker in records::workers(context.books()?)? {
+    for worker in workers::list(context.books()?)? {
         match machines.iter_mut().find(|machine| machine.name == worker.machine) {
             Some(machine) => machine.workers.push(worker),
             None => {
