@@ -22,7 +22,7 @@ pub(crate) use list::{Filter, get, is_only_of, list, of_job, outputs, settled};
 pub(crate) use queue::{entries, pending_counts, running, scheduled};
 pub(crate) use register::{depend, register};
 pub(crate) use restart::{prioritize, restart, restart_evaluation};
-pub(crate) use run::{end, recover, start};
+pub(crate) use run::{abroad, call_home, end, recover, start};
 
 pub(super) use change::{adopt, hand_over, slot};
 #[cfg(test)]

@@ -95,6 +95,25 @@ impl Care {
     }
 }
 
+/// Takes into a store what was built elsewhere.
+#[derive(Clone)]
+pub(super) struct Taker {
+    tools: Arc<Tools>,
+    reach: Reach,
+}
+
+impl Taker {
+    /// Whether the daemon answers.
+    pub(super) fn is_open(&self) -> bool {
+        self.reach.is_open()
+    }
+
+    /// Has the daemon fetch a build's outputs from `url` if they are not there; blocks.
+    pub(super) fn take(&self, order: &Order, url: &str, leash: &Leash<Closer>) -> Outcome {
+        job::take(&self.tools, order, url, leash, &self.reach)
+    }
+}
+
 /// See the module's documentation.
 pub(crate) struct StoreDaemon {
     store: Store,
@@ -155,6 +174,10 @@ impl StoreDaemon {
 
     pub(super) fn care(&self) -> Care {
         self.care.clone()
+    }
+
+    pub(super) fn taker(&self) -> (Store, Taker) {
+        (self.store, Taker { tools: Arc::clone(&self.tools), reach: self.reach.clone() })
     }
 }
 

@@ -67,6 +67,7 @@ fn settings(place: &TempDir) -> Settings {
         fallback: false,
         one_shot: false,
         daemons: Vec::new(),
+        remote: None,
     }
 }
 
@@ -95,8 +96,8 @@ impl Life {
             &spawner,
             database.clone(),
             settings,
-            vec![backend],
-            (reports, bounded(1).0),
+            Team { near: vec![backend], remote: None },
+            (reports, never(), bounded(1).0),
         )
         .unwrap();
         Self {
