@@ -21,7 +21,13 @@ WEB ?= 127.0.0.1:8080
 pages = man/gorget.1 man/gorget-register.1 man/gorget-web.1 man/gorget-remote-server.1 man/gorget-remote-worker.1 \
   man/gorget-specification.5 man/gorget-bridge.7
 
-.PHONY: all deps run check bench install uninstall clean man deny
+# What checks pages for those who cannot see or point, in the package of it that needs nothing else: of this version,
+# and no other file than this.
+axe = target/axe/axe.min.js
+axe_package = axe-playwright-python==0.1.8
+axe_sum = sha256:fdd263c998388f1a8e67cad02677e612d946248bd44d163be5e8650ea31f95f8
+
+.PHONY: all deps run check bench install uninstall clean man deny axe
 
 all: deps
 	$(CARGO) build --release --locked --bins
@@ -74,10 +80,12 @@ run: all
 	@GORGET_LOG=$${GORGET_LOG:-info,builder=debug} exec $(program) register --state-directory "$(demo)" --specifications "$(demo)/demo.json" \
 	  --builder process --web "$(WEB)" --parameters "$(demo)/parameters.json"
 
-# Tests last: what they say is what people look for.
+# Tests last: what they say is what people look for. What cargo-fuzz drives is type-checked as it sees it; its own package
+# would compile every dependency anew, with flags of its own. tests/tidy.rs compares the two.
 check: deps
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) rustc --locked --lib --profile check -- --cfg fuzzing -D warnings
 	$(CARGO) build --locked --bins
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked
@@ -86,6 +94,17 @@ check: deps
 bench: all
 	$(CARGO) bench --locked --bench gorget
 	$(CARGO) test --locked --release --lib a_gigabyte_of_log_is_decoded -- --ignored --nocapture
+
+# axe-core, for the tests of pages in a browser: from wherever pip gets its packages.
+axe: $(axe)
+
+$(axe):
+	@mkdir -p $(@D)
+	@echo '$(axe_package) --hash=$(axe_sum)' >$(@D)/requirements.txt
+	python3 -m pip download --quiet --no-deps --require-hashes --only-binary :all: --dest $(@D) \
+	  --requirement $(@D)/requirements.txt
+	@python3 -m zipfile --extract $(@D)/*.whl $(@D)
+	@mv $(@D)/axe_playwright_python/axe.min.js $@
 
 # Man pages and completions, from the option table.
 man: deps

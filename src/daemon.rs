@@ -71,6 +71,8 @@ pub(crate) struct Config {
     pub(crate) job_user: Option<User>,
     pub(crate) socket_group: Option<u32>,
     pub(crate) backends: Backends,
+    /// Where `remote-server` is to be found, if derivations are left to its workers.
+    pub(crate) remote: Option<PathBuf>,
     /// The words of the command that runs Guix.
     pub(crate) guix: Vec<String>,
     pub(crate) fallback: bool,

@@ -21,6 +21,7 @@ pub(crate) mod records;
 pub(crate) mod testing;
 pub(crate) mod wanted;
 pub(crate) mod web;
+pub(crate) mod workers;
 pub(crate) mod writer;
 
 pub(crate) use error::Error;

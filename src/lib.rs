@@ -43,6 +43,9 @@
 //!   web/bridge         hears them from the daemon
 //! ```
 //!
+//! `gorget remote-server` is a process of its own, with neither books nor decisions; its threads are listed in
+//! `remote/server.rs`.
+//!
 //! Requests go down this list on bounded inboxes; results come up on lanes with room for every outstanding
 //! request, which a loop serves first. An actor waits for an answer only from one below it, so that no circle
 //! of waiting can arise; the bridge's connections, which are no actors, may ask anyone, for a bounded time.
@@ -58,6 +61,7 @@
 //! | --- | --- |
 //! | `cli` | argv to typed commands; the only place that prints |
 //! | `web` | the web interface; it changes nothing but by the bridge |
+//! | `remote` | builds on other machines: the server that workers connect to, and the worker; processes of their own |
 //! | `daemon` | the actors; only `daemon/start.rs` and the registry spawn them |
 //! | `control`, `db`, `git`, `logs`, `spec`, `store`, `evaluate` | one subject each; they do not know who calls them |
 //! | `actor` | stop, ask, spawn, pools; nothing of the domain |

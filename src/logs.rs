@@ -22,8 +22,8 @@ use gunzip::Gunzip;
 /// How long written bytes may stay unreadable: a reader sees no delay, and a chatty writer does not lose its
 /// compression to flushes.
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
-/// The most that one read returns.
-const CHUNK: u64 = 64 << 10;
+/// What is read of a file at once: a thousand readers hold as much each.
+const CHUNK: usize = 16 << 10;
 /// How long a reader sleeps where the system has no more inotify instances for us (128 a user by default).
 const NAP: Duration = Duration::from_secs(1);
 
@@ -95,6 +95,7 @@ impl Writer {
 
 /// Reads one log from a byte offset of its uncompressed text, also while it grows.
 pub(crate) struct Tail {
+    path: PathBuf,
     file: File,
     gunzip: Gunzip,
     /// Bytes of the file read so far.
@@ -120,10 +121,11 @@ impl Tail {
     pub(crate) fn open(path: &Path, from: u64) -> io::Result<Self> {
         let file = File::open(path)?;
         let gunzip = Gunzip::new();
-        Ok(Self { file, gunzip, taken: 0, position: 0, from, watch: Watch::No, told: false })
+        let path = path.to_owned();
+        Ok(Self { path, file, gunzip, taken: 0, position: 0, from, watch: Watch::No, told: false })
     }
 
-    /// Appends what can be read now, at most 64 KiB, and returns the offset it begins at; `None` if there is
+    /// Appends what can be read now, at most 16 KiB, and returns the offset it begins at; `None` if there is
     /// nothing new. Where the file was cut off there is nothing new; where it is damaged, `InvalidData`.
     pub(crate) fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<Option<u64>> {
         loop {
@@ -139,7 +141,9 @@ impl Tail {
                 buffer.extend_from_slice(text.get(skipped..).unwrap_or_default());
                 return Ok(Some(start));
             }
-            let taken = (&self.file).take(CHUNK).read_to_end(self.gunzip.input())?;
+            let input = self.gunzip.input();
+            input.reserve_exact(CHUNK);
+            let taken = (&self.file).take(CHUNK as u64).read_to_end(input)?;
             self.taken += taken as u64;
             if taken == 0 {
                 return Ok(None);
@@ -157,9 +161,8 @@ impl Tail {
                 // What they told of is seen below.
                 while inotify.read_events().is_ok() {}
             }
-            let metadata = self.file.metadata()?;
-            let replaced = metadata.nlink() == 0;
-            if metadata.len() > self.taken || (replaced && !self.told) {
+            let replaced = self.is_replaced()?;
+            if self.file.metadata()?.len() > self.taken || (replaced && !self.told) {
                 self.told |= replaced;
                 return Ok(());
             }
@@ -180,8 +183,14 @@ impl Tail {
     }
 
     /// Whether the file has lost its name: its writer has begun another, or it has been removed.
+    /// It may have another name besides, where somebody else keeps it.
     pub(crate) fn is_replaced(&self) -> io::Result<bool> {
-        Ok(self.file.metadata()?.nlink() == 0)
+        let own = self.file.metadata()?;
+        match fs::metadata(&self.path) {
+            Ok(named) => Ok((named.dev(), named.ino()) != (own.dev(), own.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Watches the very file that is open, whatever has its name by now.
@@ -399,8 +408,12 @@ mod tests {
         }
         let writer = thread.unwrap().join().unwrap();
 
+        assert!(!tail.is_replaced().unwrap());
+        // Also where it has another name.
+        fs::hard_link(&path, path.with_extension("kept")).unwrap();
         drop(Writer::create(&path).unwrap());
         tail.wait(far).unwrap();
+        assert!(tail.is_replaced().unwrap());
         assert_eq!(rest(&mut tail).unwrap(), "");
         // Told once: whoever goes on waiting does not spin.
         let soon = clock::now() + Duration::from_millis(20);

@@ -11,6 +11,7 @@ mod access;
 mod api;
 mod change;
 mod context;
+mod date;
 mod failure;
 mod feed;
 mod file;
@@ -19,11 +20,13 @@ mod hook;
 mod link;
 mod live;
 mod log_view;
+mod network;
 mod page;
 mod request;
 mod response;
 mod route;
 mod search;
+mod seats;
 mod serve;
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -175,5 +178,27 @@ pub(crate) fn run(config: Config) -> ExitCode {
 fn tell(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         log::debug!(target: "web", "cannot tell the service manager: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn a_host_is_heard_at_each_of_its_addresses_on_one_port() {
+        let listeners = listen("localhost:0").unwrap();
+        let places: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+        assert!(places.iter().all(|place| place.port() == places[0].port()), "{places:?}");
+        for address in "localhost:0".to_socket_addrs().unwrap() {
+            // Of the families that this machine speaks.
+            if TcpListener::bind(address).is_ok() {
+                let place = SocketAddr::new(address.ip(), places[0].port());
+                assert!(TcpStream::connect(place).is_ok(), "{place}");
+            }
+        }
+        assert!(listen("127.0.0.1:none").is_err());
     }
 }

@@ -127,11 +127,14 @@ fn without_a_guix_channel_the_installed_guix_evaluates() {
     ];
     assert_eq!(all.errors(), expected);
 
-    let packages = evaluate(json!({ "packages": ["hello", "unknown", "broken-exit", "zile"] }));
+    let asked = ["hello", "unknown", "broken-exit", "broken-in-store", "zile"];
+    let packages = evaluate(json!({ "packages": asked }));
     packages.succeeded();
     let (broken, unknown) = (name("broken-exit"), name("unknown"));
+    let refused = name("broken-in-store");
     let expected = [
         (broken.as_str(), "it ends Guix"),
+        (refused.as_str(), "the store refuses"),
         (hello.as_str(), ""),
         (unknown.as_str(), "guix: error: unknown: unknown package"),
         (zile.as_str(), ""),
@@ -180,6 +183,10 @@ fn what_breaks_as_a_whole_fails_the_evaluation() {
     let (last, jobs, again) = failure(json!({ "packages": ["hello", "lost-store", "zile"] }));
     let lost = format!("{prefix}{}: In procedure write: Broken pipe", system());
     assert_eq!((last, jobs, again), (lost, 1, true));
+    let (last, jobs, again) = failure(json!({ "packages": ["hello", "absent-store", "zile"] }));
+    let why = "cannot connect to the store daemon: Connection refused";
+    let absent = format!("{prefix}{}: {why}", system());
+    assert_eq!((last, jobs, again), (absent, 1, true));
 }
 
 #[test]

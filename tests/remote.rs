@@ -1,3 +1,4 @@
-//! Remote builds, over real sockets.
+//! Builds on other machines, over real sockets.
 
 mod server;
+mod worker;

@@ -3,7 +3,9 @@
 //! Nothing here waits without a deadline, and nothing outlives the test that started it.
 #![allow(dead_code, reason = "each test file uses what it needs")]
 
+pub(crate) mod browser;
 pub(crate) mod client;
+pub(crate) mod cuirass;
 pub(crate) mod daemon;
 pub(crate) mod farm;
 pub(crate) mod fleet;

@@ -215,6 +215,26 @@ fn migrations_are_numbered_and_all_are_run() {
     }
 }
 
+/// They are compiled by cargo-fuzz alone.
+#[test]
+fn targets_of_the_fuzzer_are_those_that_there_are() {
+    let targets = files("tests/fuzz/fuzz_targets", ".rs");
+    assert!(!targets.is_empty());
+    let manifest = fs::read_to_string(root().join("tests/fuzz/Cargo.toml")).unwrap();
+    let library = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    assert_eq!(manifest.matches("[[bin]]").count(), targets.len());
+    for (file, text) in targets {
+        let name = file.rsplit('/').next().unwrap().strip_suffix(".rs").unwrap();
+        let path = format!("path = \"fuzz_targets/{name}.rs\"");
+        assert!(manifest.contains(&path), "tests/fuzz/Cargo.toml does not name {file}");
+        let call =
+            format!("libfuzzer_sys::fuzz_target!(|data: &[u8]| gorget::fuzz::{name}(data));");
+        assert!(text.contains(&call), "{file} does not call gorget::fuzz::{name}");
+        let function = format!("pub fn {name}(data: &[u8]) {{");
+        assert!(library.contains(&function), "src/lib.rs has no {function}");
+    }
+}
+
 #[test]
 fn imports_are_found() {
     let text = "use crate::{db, spec::json};\n// crate::cli\nlet a = crate::actor::fault(crate::sys::x);\n";

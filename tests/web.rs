@@ -1,9 +1,11 @@
 //! The web interface, as clients of it see it.
 
+mod acceptance;
 mod access;
 mod api;
 mod basics;
 mod bounds;
+mod browser;
 mod change;
 mod feeds;
 mod files;

@@ -2,23 +2,25 @@
 ;;;
 ;;; With this directory on the load path (`guix system reconfigure -L /path/to/gorget/contrib/guix config.scm`):
 ;;;
-;;;   (use-modules (gnu) (guix channels) (gorget))
+;;;   (use-modules (gnu) (gnu services networking) (guix channels) (gorget))
 ;;;
 ;;;   (operating-system
 ;;;     …
 ;;;     (services
-;;;      (cons (service gorget-service-type
-;;;                     (gorget-configuration
-;;;                      (specifications
-;;;                       #~(list (specification
-;;;                                (name 'my-channel)
-;;;                                (build '(channels my-channel))
-;;;                                (channels
-;;;                                 (cons (channel
-;;;                                        (name 'my-channel) (branch "main")
-;;;                                        (url "https://example.org/channel.git"))
-;;;                                       %default-channels)))))))
-;;;            %base-services)))
+;;;      (cons* (service gorget-service-type
+;;;                      (gorget-configuration
+;;;                       (specifications
+;;;                        #~(list (specification
+;;;                                 (name 'my-channel)
+;;;                                 (build '(channels my-channel))
+;;;                                 (channels
+;;;                                  (cons (channel
+;;;                                         (name 'my-channel) (branch "main")
+;;;                                         (url "https://example.org/channel.git"))
+;;;                                        %default-channels)))))))
+;;;             ;; Or whatever else provides 'networking'.
+;;;             (service dhcp-client-service-type)
+;;;             %base-services)))
 ;;;
 ;;; The specifications are Cuirass's, as for its service.  The daemon runs as root, its evaluations as the user
 ;;; `gorget-jobs', and guix-daemon builds.  Members of the group `gorget' may use the bridge.
@@ -121,6 +123,9 @@ and reads the specifications of Cuirass.")
                     (default #f))
   (fallback?        gorget-configuration-fallback?         ;Boolean
                     (default #t))
+  ;; Builds go to workers then, by a service of its own, see gorget-remote-server(1).
+  (remote-server    gorget-configuration-remote-server     ;list of strings, its options, or #f
+                    (default #f))
   (log-file         gorget-configuration-log-file          ;string
                     (default "/var/log/gorget.log"))
   (extra-options    gorget-configuration-extra-options     ;list of strings, see gorget-register(1)
@@ -136,12 +141,45 @@ and reads the specifications of Cuirass.")
          (system? #t)
          (comment "Evaluations of Gorget")
          (home-directory "/var/empty")
+         (shell #~(string-append #$(specification->package "shadow") "/sbin/nologin")))
+        ;; Nor is this one: it is what the network speaks to.
+        (user-group (name "gorget-remote") (system? #t))
+        (user-account
+         (name "gorget-remote")
+         (group "gorget-remote")
+         (system? #t)
+         (comment "Gorget's server of remote workers")
+         (home-directory "/var/empty")
          (shell #~(string-append #$(specification->package "shadow") "/sbin/nologin")))))
+
+(define (gorget-remote-server-shepherd-service config)
+  (match-record config <gorget-configuration>
+    (gorget remote-server)
+    (if remote-server
+        (list
+         (shepherd-service
+          (documentation "Run Gorget's server of remote workers.")
+          (provision '(gorget-remote-server))
+          (requirement '(user-processes guix-daemon networking))
+          (start #~(make-forkexec-constructor
+                    (list #$(file-append gorget "/bin/gorget") "remote-server"
+                          "--user=gorget-remote"
+                          "--socket-group=gorget"
+                          #$@remote-server)
+                    #:environment-variables
+                    (list "CACHE_DIRECTORY=/var/cache/gorget"
+                          "RUNTIME_DIRECTORY=/run/gorget"
+                          "HOME=/var/empty"
+                          "LANG=C.UTF-8"
+                          "PATH=/run/current-system/profile/bin")
+                    #:log-file "/var/log/gorget-remote-server.log"))
+          (stop #~(make-kill-destructor SIGTERM #:grace-period 30))))
+        '())))
 
 (define (gorget-shepherd-service config)
   (match-record config <gorget-configuration>
     (gorget specifications specification-files parameters web interval ttl build-expiry
-            max-evaluations max-builds fallback? log-file extra-options)
+            max-evaluations max-builds fallback? remote-server log-file extra-options)
     (let* ((file (scheme-file "gorget-specifications.scm" specifications))
            (seconds (lambda (option value)
                       (if value
@@ -161,6 +199,7 @@ and reads the specifications of Cuirass.")
                                 (list (string-append "--web=" web))
                                 '())
                             (if fallback? '("--fallback") '())
+                            (if remote-server '("--build-remote") '())
                             extra-options)))
       (list
        (shepherd-service
@@ -220,6 +259,9 @@ and reads the specifications of Cuirass.")
           (service-extension activation-service-type gorget-activation)
           (service-extension profile-service-type
                              (compose list gorget-configuration-gorget))
-          (service-extension shepherd-root-service-type gorget-shepherd-service)))
+          (service-extension shepherd-root-service-type
+                             (lambda (config)
+                               (append (gorget-shepherd-service config)
+                                       (gorget-remote-server-shepherd-service config))))))
    (default-value (gorget-configuration))
    (description "Run Gorget, a continuous-integration daemon for Guix channels.")))

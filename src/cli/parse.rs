@@ -79,12 +79,6 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Act
     let mut given = Given { command, options, operands: operands.into_iter() };
     let action = action(&mut given)?;
     given.end()?;
-    if let Some(absent) = command
-        .flags()
-        .find(|flag| flag.absent && given.options.iter().any(|(name, _)| *name == flag.name))
-    {
-        return Err(Usage::Absent(format!("the option --{}", absent.name)));
-    }
     Ok(action)
 }
 
@@ -134,7 +128,6 @@ fn error(error: lexopt::Error) -> Usage {
 
 fn action(given: &mut Given) -> Result<Action, Usage> {
     match (given.command.kind, given.command.name) {
-        (Kind::Absent, name) => Err(Usage::Absent(format!("the command {name}"))),
         (_, "register") => Ok(Action::Register(Box::new(register::Options::read(given)?))),
         (_, "remote-server") => {
             Ok(Action::RemoteServer(Box::new(remote_server::Options::read(given)?)))

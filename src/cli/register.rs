@@ -53,6 +53,7 @@ pub(super) struct Options {
     job_user: Option<String>,
     socket_group: Option<String>,
     backends: Option<Backends>,
+    build_remote: bool,
     guix: Option<Vec<String>>,
     fallback: bool,
     ttl: Option<Duration>,
@@ -78,6 +79,10 @@ impl Options {
         let one_shot = given.switch("one-shot");
         if one_shot && specifications.is_empty() {
             return Err(Usage::Needs("--one-shot", "--specifications"));
+        }
+        let build_remote = given.switch("build-remote");
+        if build_remote && given.text("builder")? == Some("process") {
+            return Err(Usage::Both("--build-remote", "--builder=process"));
         }
         let positive = |name, size: Option<u64>| match size {
             Some(0) => Err(Usage::bad(name, "0", "a size of at least one byte")),
@@ -121,6 +126,7 @@ impl Options {
                 _ => None,
             })?,
             guix: given.command("guix")?,
+            build_remote,
             fallback: given.switch("fallback"),
             ttl: given.duration("ttl")?,
             log_expiry: given.duration("log-expiry")?,
@@ -156,6 +162,7 @@ impl Options {
             products_directory: places.state.join("products"),
             parameters: said.clone(),
         });
+        let remote = self.build_remote.then(|| places.run.join("remote"));
         let specifications = self.specifications.into_iter().map(|file| absolute(Some(file)));
         Ok(Config {
             specifications: specifications
@@ -180,6 +187,7 @@ impl Options {
             job_user: self.job_user.as_deref().map(|name| user(name, here)).transpose()?,
             socket_group: self.socket_group.as_deref().map(group).transpose()?,
             backends: self.backends.unwrap_or(Backends::Auto),
+            remote,
             fallback: self.fallback,
             ttl: self.ttl.unwrap_or(TTL),
             log_expiry: self.log_expiry.unwrap_or(LOG_EXPIRY),
@@ -347,7 +355,7 @@ mod tests {
                 "--database: expected a file name, found what",
             ),
             ("-D postgresql://u:hunter2@h/x", "--database: expected a file name, found what"),
-            ("--build-remote", "the option --build-remote is not built in yet"),
+            ("--build-remote --builder=process", "--build-remote and --builder=process"),
             ("--guix ''", "--guix: expected a command, found \"\""),
             ("--guix \"guix '\"", "--guix: expected a command, found \"guix '\""),
             ("--max-builds 0", "--max-builds: expected a number from 1 to 4096, found \"0\""),

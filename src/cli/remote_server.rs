@@ -58,7 +58,9 @@ impl Options {
             },
             backend_port: port("backend-port")?,
             log_port: port("log-port")?,
-            publish_port: port("publish-port")?,
+            publish_port: given.read("publish-port", "a port, from 1 to 65535", |text| {
+                text.parse().ok().filter(|port| *port > 0)
+            })?,
             no_publish: given.switch("no-publish"),
             no_announce: given.switch("no-announce"),
             cache: given.path("cache")?,

@@ -12,8 +12,6 @@ pub(crate) enum Kind {
     Tool,
     /// Asks the running daemon.
     Client,
-    /// Its options are known, its part is not built in yet.
-    Absent,
     /// For those who work on Gorget; not listed.
     Hidden,
 }
@@ -47,8 +45,6 @@ pub(crate) struct Flag {
     pub(crate) value: Option<&'static str>,
     pub(crate) default: Option<&'static str>,
     pub(crate) repeatable: bool,
-    /// Whether its part is not built in yet.
-    pub(crate) absent: bool,
     pub(crate) help: &'static str,
 }
 
@@ -62,7 +58,7 @@ impl Command {
 impl Flag {
     const fn switch(name: &'static str, help: &'static str) -> Self {
         let (short, value, default) = (None, None, None);
-        Self { name, short, value, default, repeatable: false, absent: false, help }
+        Self { name, short, value, default, repeatable: false, help }
     }
 
     const fn value(name: &'static str, value: &'static str, help: &'static str) -> Self {
@@ -79,10 +75,6 @@ impl Flag {
 
     const fn repeatable(self) -> Self {
         Self { repeatable: true, ..self }
-    }
-
-    const fn absent(self) -> Self {
-        Self { absent: true, ..self }
     }
 }
 
@@ -235,7 +227,7 @@ pub(crate) const COMMANDS: &[Command] = &[
                          Builds whose backend is closed or whose daemon does not answer wait, and say so.",
                     )
                     .default("auto"),
-                    Flag::switch("build-remote", "Leave builds of derivations to remote-server.").absent(),
+                    Flag::switch("build-remote", "Leave builds of derivations to remote-server."),
                     Flag::switch("fallback", "Build what no substitute can be fetched for."),
                     Flag::switch("use-substitutes", "Accepted for Cuirass's sake, and ignored."),
                     Flag::value(

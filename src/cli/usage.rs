@@ -31,8 +31,6 @@ pub(crate) enum Usage {
     /// The second is needed for the first.
     Needs(&'static str, &'static str),
     PostgreSql,
-    /// What was asked for is known, but its part is not built in yet.
-    Absent(String),
     NotUtf8(String),
 }
 
@@ -65,7 +63,6 @@ impl fmt::Display for Usage {
                 "--database: expected a file name, found what looks like a PostgreSQL connection string; \
                  the database is SQLite, in a file of its own",
             ),
-            Self::Absent(what) => write!(f, "{what} is not built in yet"),
             Self::NotUtf8(what) => write!(f, "{what}: not UTF-8"),
         }
     }

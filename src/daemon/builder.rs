@@ -12,12 +12,14 @@ mod output;
 mod placed;
 pub(crate) mod process;
 pub(crate) mod queue;
+mod remote;
 mod running;
 mod state;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
@@ -29,6 +31,7 @@ use crossbeam_channel::{Receiver, Sender, at, bounded, never, select_biased};
 use self::books::{Asked, Command, Written};
 use self::process::Process;
 use self::queue::Reason;
+use self::remote::{Heard, Remote};
 use self::state::Builder;
 use self::store::{Care, StoreDaemon};
 use crate::actor::pool::Pool;
@@ -36,6 +39,7 @@ use crate::actor::{Gone, PATIENCE, Spawner, Stop, ask, fault};
 use crate::daemon::space::Disks;
 use crate::daemon::{Config, updater};
 use crate::db::builds::Changes;
+use crate::db::workers;
 use crate::db::{Database, Error};
 use crate::model::build::{BuildId, Kind, Order, Outcome};
 use crate::model::error::chain;
@@ -236,6 +240,8 @@ pub(crate) struct Settings {
     pub(crate) one_shot: bool,
     /// The store daemons whose derivations are built.
     pub(crate) daemons: Vec<(Dialect, Address)>,
+    /// Where `remote-server` is to be found, if derivations are left to its workers.
+    pub(crate) remote: Option<PathBuf>,
 }
 
 impl Settings {
@@ -266,6 +272,7 @@ impl Settings {
             fallback: config.fallback,
             one_shot: config.one_shot,
             daemons: daemons.collect::<Result<_, _>>()?,
+            remote: config.remote.clone(),
         })
     }
 }
@@ -276,27 +283,55 @@ pub(crate) struct Ports {
     pub(crate) launcher: Launcher,
     pub(crate) updater: updater::Handle,
     pub(crate) settings: Settings,
+    /// Where evaluations go that are to be made again, and are promised to be: when it is full, the next life does it.
+    pub(crate) repeats: Sender<EvaluationId>,
+    /// What remote workers have been building since before the start.
+    pub(crate) abroad: Vec<Order>,
 }
 
 /// Starts the builder. What an earlier life left in the books must have been recovered before.
 pub(crate) fn spawn(threads: &Spawner, ports: Ports) -> io::Result<Handle> {
-    let Ports { database, launcher, updater, settings } = ports;
+    let Ports { database, launcher, updater, settings, repeats, abroad } = ports;
     let (lane, reports) = report_lane(settings.max_builds);
     // One pool for all: the queue hands out no more than its slots, whatever backend they go to.
     let pool = Pool::new(threads, "build", settings.max_builds)?;
     let process =
         Process::new(pool.clone(), launcher.clone(), updater, settings.clone(), lane.clone())?;
     let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(process)];
-    let mut stores = Vec::new();
+    let (mut stores, mut takers) = (Vec::new(), BTreeMap::new());
     for daemon in settings.daemons.iter().cloned() {
         let (pool, lane) = (pool.clone(), lane.clone());
         let store =
             StoreDaemon::new(threads, pool, daemon, (&settings, &database, &launcher), lane)?;
         stores.push(store.care());
+        takers.extend([store.taker()]);
         backends.push(Box::new(store));
     }
-    let handle = spawn_with(threads, database, &settings, backends, reports)?;
+    let (remote, heard) = match settings.remote.clone() {
+        Some(socket) => {
+            let paused = paused_workers(&database)?;
+            let (remote, heard) = Remote::new(threads, socket, takers, abroad, paused)?;
+            (Some(remote), heard)
+        }
+        None => (None, never()),
+    };
+    let team = Team { near: backends, remote };
+    let handle = spawn_with(threads, database, &settings, team, (reports, heard, repeats))?;
     Ok(Handle { stores: stores.into(), ..handle })
+}
+
+/// The workers that get nothing to build.
+fn paused_workers(database: &Database) -> io::Result<BTreeSet<String>> {
+    let reader = database.reader().map_err(io::Error::other)?;
+    let known = workers::list(&reader).map_err(io::Error::other)?;
+    Ok(known.into_iter().filter(|worker| worker.paused).map(|worker| worker.name).collect())
+}
+
+/// Who builds.
+struct Team {
+    near: Vec<Box<dyn Backend>>,
+    /// If there is one, it has all derivations.
+    remote: Option<Remote>,
 }
 
 /// A lane with room for all that backends can have to say at once: an end for every slot, and that something changed.
@@ -308,12 +343,12 @@ fn spawn_with(
     threads: &Spawner,
     database: Database,
     settings: &Settings,
-    backends: Vec<Box<dyn Backend>>,
-    reports: Receiver<Report>,
+    backends: Team,
+    (reports, heard, repeats): (Receiver<Report>, Receiver<Heard>, Sender<EvaluationId>),
 ) -> io::Result<Handle> {
     let (inbox, requests) = bounded(INBOX);
-    let (builder, written) = Builder::new(threads, database, settings, backends)?;
-    let lanes = Lanes { inbox: requests, reports, written };
+    let (builder, written) = Builder::new(threads, database, settings, backends, repeats)?;
+    let lanes = Lanes { inbox: requests, reports, heard, written };
     threads.essential("builder", move |stop| run(builder, lanes, stop))?;
     Ok(Handle { inbox, stores: Arc::new([]) })
 }
@@ -322,11 +357,12 @@ fn spawn_with(
 struct Lanes {
     inbox: Receiver<Message>,
     reports: Receiver<Report>,
+    heard: Receiver<Heard>,
     written: Receiver<Written>,
 }
 
 fn run(mut builder: Builder, lanes: Lanes, stop: Stop) -> Result<(), Gone> {
-    let Lanes { inbox, reports, written } = lanes;
+    let Lanes { inbox, reports, heard, written } = lanes;
     builder.begin(clock::now())?;
     loop {
         builder.advance(clock::now())?;
@@ -335,13 +371,14 @@ fn run(mut builder: Builder, lanes: Lanes, stop: Stop) -> Result<(), Gone> {
             recv(stop) -> _ => break,
             recv(reports) -> report => builder.on_report(report?),
             recv(written) -> written => builder.on_written(clock::now(), written?),
+            recv(heard) -> heard => builder.on_heard(clock::now(), heard?),
             recv(inbox) -> message => on_message(&mut builder, message?),
             recv(timer) -> _ => builder.on_deadline(clock::now()),
         }
         fault("builder");
     }
     // Whoever asks from now on learns that we are gone.
-    drop(inbox);
+    drop((inbox, heard));
     wind_up(builder, &reports, &written)
 }
 
@@ -363,6 +400,7 @@ fn wind_up(
     reports: &Receiver<Report>,
     written: &Receiver<Written>,
 ) -> Result<(), Gone> {
+    builder.leave_far();
     builder.cancel_all();
     let deadline = clock::now() + STOP_PATIENCE;
     let mut abandoned = false;

@@ -18,7 +18,7 @@ use crate::actor::{self, Ended, Gone, PATIENCE, Spawner, Stop, ask};
 use crate::db::promises::{self, Promise};
 use crate::db::{self, Database, Reader};
 use crate::model::error::chain;
-use crate::model::evaluation::Evaluation;
+use crate::model::evaluation::{Evaluation, EvaluationId};
 use crate::model::spec::{JobsetName, Specification};
 use crate::model::status::{EvaluationStatus, JobsetStatus};
 use crate::model::time::Time;
@@ -190,6 +190,8 @@ pub(crate) struct Ports {
     pub(crate) updater: updater::Handle,
     pub(crate) evaluator: evaluator::Handle,
     pub(crate) builder: builder::Handle,
+    /// Evaluations that are to be made again for builds, as is promised.
+    pub(crate) repeats: Receiver<EvaluationId>,
 }
 
 /// Why the registry did not start.
@@ -289,6 +291,7 @@ fn run(
                 }
             },
             recv(inbox) -> message => thread.on_message(message?, &mut out),
+            recv(thread.ports.repeats) -> id => thread.repeat(id?, &mut out),
             recv(timer) -> _ => thread.core.on_deadline(clock::now(), &mut out),
         }
         actor::fault("registry");
@@ -335,6 +338,22 @@ impl Thread {
             // Who asked may have lost patience.
             Message::UpdateTimes(name, reply) => drop(reply.send(self.core.update_times(&name))),
             Message::States(reply) => drop(reply.send(self.core.states())),
+        }
+    }
+
+    /// For a build whose derivation is gone from its store.
+    fn repeat(&mut self, id: EvaluationId, out: &mut Vec<Effect>) {
+        match db::evaluations::get(&self.reader, id) {
+            Ok(Some(evaluation)) => {
+                log::info!(target: "registry", "evaluation {id} is repeated: derivations of its builds are gone from the store");
+                // Refused, it stays promised, and nobody asks.
+                let (lane, _) = bounded(1);
+                self.core.retry(clock::now(), evaluation, Reply::new(lane), out);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                log::warn!(target: "registry", "evaluation {id} is repeated at the next start: {}", chain(&error));
+            }
         }
     }
 

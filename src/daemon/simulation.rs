@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::builder::queue::{Facts, Queue};
+use super::builder::queue::{Facts, Queue, Taken};
 use super::evaluator::{self, Answer, Evaluated, Request};
 use super::monitor::core as monitor;
 use super::monitor::{Message, Moment, Reply, Seed};
@@ -659,7 +659,7 @@ impl World {
 
     /// Hands out all that can be.
     fn advance(&mut self) {
-        while let Some(id) = self.queue.take() {
+        while let Some(Taken { id, .. }) = self.queue.take() {
             let started = self.books.write(|tx| builds::start(tx, id, Path::new("/log"), None));
             match started {
                 Ok(order) => {

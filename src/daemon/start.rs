@@ -18,6 +18,7 @@ use super::{
 use crate::actor::{Gone, Spawner, Threads};
 use crate::db::{self, Database};
 use crate::git::Places;
+use crate::model::build::Order;
 use crate::model::spec::Specification;
 use crate::spec;
 use crate::spec::scheme::Guile;
@@ -32,6 +33,9 @@ const KEEPERS: Duration = Duration::from_secs(30);
 
 /// Orders of the bridge that wait for the supervisor: people reloading or stopping.
 const ORDERS: usize = 8;
+
+/// Evaluations that builds want repeated and the registry has not heard of: one for each of many jobsets at a time.
+const REPEATS: usize = 64;
 
 /// Why something that is served beside the daemon could not be.
 pub(super) type Served = Box<dyn std::error::Error + Send + Sync>;
@@ -159,14 +163,17 @@ pub(super) fn start(
     let (spawner, threads) = Spawner::new();
     let signals = signal::listen(&spawner).map_err(|e| Error::Thread("signals", e))?;
     let database = Database::open(&config.database, &spawner).map_err(Error::Database)?;
-    let launcher = recover(config, &database)?;
+    let (launcher, abroad) = recover(config, &database)?;
 
     let updater = spawn_updater(config, &spawner, &launcher)?;
+    let (repeats, repeated) = bounded(REPEATS);
     let ports = builder::Ports {
         database: database.clone(),
         launcher: launcher.clone(),
         updater: updater.clone(),
         settings: builder::Settings::of(config).map_err(Error::Address)?,
+        repeats,
+        abroad,
     };
     let builder = builder::spawn(&spawner, ports).map_err(|e| Error::Thread("builder", e))?;
     let ports = evaluator::Ports {
@@ -182,6 +189,7 @@ pub(super) fn start(
         updater: updater.clone(),
         evaluator: evaluator.clone(),
         builder: builder.clone(),
+        repeats: repeated,
     };
     let registry = registry::spawn(&spawner, ports, config.interval).map_err(Error::Registry)?;
     if !specifications.is_empty() {
@@ -292,10 +300,20 @@ pub(super) fn read_specifications(
 }
 
 /// Puts the books right after a death, waits for what was left of it, and clears the place.
-fn recover(config: &Config, database: &Database) -> Result<Launcher, Error> {
-    let (evaluations, builds) = database
-        .write("recover", |tx| Ok((db::evaluations::recover(tx)?, db::builds::recover(tx)?)))
+fn recover(config: &Config, database: &Database) -> Result<(Launcher, Vec<Order>), Error> {
+    let far = config.remote.is_some();
+    let (evaluations, builds, abroad) = database
+        .write("recover", move |tx| {
+            if !far {
+                db::builds::call_home(tx)?;
+            }
+            Ok((db::evaluations::recover(tx)?, db::builds::recover(tx)?, db::builds::abroad(tx)?))
+        })
         .map_err(Error::Database)?;
+    if !abroad.is_empty() {
+        let count = abroad.len();
+        log::info!(target: "supervisor", "{count} builds are with remote workers since before the start");
+    }
     if !evaluations.is_empty() || builds > 0 {
         log::info!(
             target: "supervisor",
@@ -307,7 +325,7 @@ fn recover(config: &Config, database: &Database) -> Result<Launcher, Error> {
     let launcher = Launcher::new(keepers, clock::now() + KEEPERS).map_err(Error::Keepers)?;
     janitor::set_aside_left_overs(&config.cache_directory)
         .map_err(|error| Error::Directory(config.cache_directory.clone(), error))?;
-    Ok(launcher)
+    Ok((launcher, abroad))
 }
 
 fn evaluator_settings(config: &Config, database: &Database) -> Result<evaluator::Settings, Error> {

@@ -6,6 +6,7 @@
 mod cancel;
 mod change;
 mod list;
+mod missing;
 mod queue;
 mod register;
 mod restart;
@@ -21,7 +22,7 @@ pub(crate) use list::{Filter, get, is_only_of, list, of_job, outputs, settled};
 pub(crate) use queue::{entries, pending_counts, running, scheduled};
 pub(crate) use register::{depend, register};
 pub(crate) use restart::{prioritize, restart, restart_evaluation};
-pub(crate) use run::{end, recover, start};
+pub(crate) use run::{abroad, call_home, end, recover, start};
 
 pub(super) use change::{adopt, hand_over, slot};
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub(super) use list::{COLUMNS, read};
 pub(super) use run::insert_products;
 
 use crate::model::build::BuildId;
+use crate::model::evaluation::EvaluationId;
 
 /// What a transaction did to builds, for the ready queue to follow.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -40,10 +42,13 @@ pub(crate) struct Changes {
     pub(crate) ended: Vec<BuildId>,
     /// Succeeded before, and a job of a new evaluation points to them.
     pub(crate) reused: Vec<BuildId>,
+    /// Are to be made again, which the books have promised.
+    pub(crate) repeats: Vec<EvaluationId>,
 }
 
 impl Changes {
     pub(crate) fn is_empty(&self) -> bool {
-        self.scheduled.is_empty() && self.ended.is_empty() && self.reused.is_empty()
+        let Self { scheduled, ended, reused, repeats } = self;
+        scheduled.is_empty() && ended.is_empty() && reused.is_empty() && repeats.is_empty()
     }
 }

@@ -179,35 +179,6 @@ fn read_token(row: &Row<'_>) -> rusqlite::Result<Token> {
     })
 }
 
-/// A remote worker.
-pub(crate) struct Worker {
-    pub(crate) name: String,
-    pub(crate) address: String,
-    pub(crate) machine: String,
-    pub(crate) systems: Vec<String>,
-    pub(crate) last_seen: Time,
-    pub(crate) paused: bool,
-}
-
-/// In the order of names.
-pub(crate) fn workers(conn: &Connection) -> Result<Vec<Worker>, Error> {
-    let mut statement = conn.prepare_cached(
-        "SELECT name, address, machine, systems, last_seen, paused FROM workers ORDER BY name",
-    )?;
-    let rows = statement.query_map([], |row| {
-        let systems: String = row.get(3)?;
-        Ok(Worker {
-            name: row.get(0)?,
-            address: row.get(1)?,
-            machine: row.get(2)?,
-            systems: systems.split_whitespace().map(str::to_owned).collect(),
-            last_seen: row.get(4)?,
-            paused: row.get(5)?,
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -39,6 +39,17 @@ pub(crate) fn pending(conn: &Connection) -> Result<Vec<String>, Error> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// Outputs of derivations that builds which are not over need.
+pub(crate) fn needed(conn: &Connection) -> Result<Vec<String>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT DISTINCT o.path FROM builds p CROSS JOIN dependencies d ON d.source = p.id
+         CROSS JOIN builds t ON t.id = d.target CROSS JOIN outputs o ON o.build = t.id
+         WHERE p.status < 0 AND t.status = 0 AND t.kind = 1",
+    )?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// Builds of derivations that succeeded, of every active jobset's last succeeded evaluation.
 pub(crate) fn succeeded(conn: &Connection) -> Result<Vec<BuildId>, Error> {
     let mut statement = conn.prepare_cached(

@@ -44,6 +44,16 @@ enum Message {
     Write(Box<dyn Request>),
     /// The sender has a slot more than the subscriber asked for; the reply says that it is in place.
     Subscribe(Subscriber, Sender<()>),
+    Tally(Sender<Tally>),
+}
+
+/// What the writer has done since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) transactions: u64,
+    pub(crate) requests: u64,
+    /// From the beginnings of the transactions to their commits, all together.
+    pub(crate) busy: Duration,
 }
 
 /// A write request, whatever it answers with.
@@ -250,6 +260,14 @@ impl Database {
     /// A read-only connection of the caller's own.
     pub(crate) fn reader(&self) -> Result<Reader, Error> {
         Reader::open(&self.path)
+    }
+
+    /// What was done so far; `None` if the writer is too busy to say so within that time.
+    pub(crate) fn tally(&self, within: Duration) -> Option<Tally> {
+        let deadline = clock::now() + within;
+        let (reply, answer) = bounded(1);
+        self.inbox.send_deadline(Message::Tally(reply), deadline).ok()?;
+        answer.recv_deadline(deadline).ok()
     }
 
     /// Events of commits from now on; a subscriber that lets `room` of them pile up gets `Overflow` as its

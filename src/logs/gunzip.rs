@@ -6,8 +6,8 @@ use std::io;
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-/// What one step yields at most.
-const CHUNK: usize = 64 << 10;
+/// What one step yields at most; a reader keeps as much.
+const CHUNK: usize = 16 << 10;
 /// No header is longer, but for one made to fill our memory.
 const MAX_HEADER: usize = 128 << 10;
 /// CRC-32 and length.

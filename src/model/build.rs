@@ -103,6 +103,8 @@ pub(crate) struct Order {
     pub(crate) needs: Vec<Need>,
     /// Where the log goes.
     pub(crate) log: PathBuf,
+    /// The remote worker that is to build it, if one is.
+    pub(crate) worker: Option<String>,
 }
 
 /// What a process build gets of another.
@@ -127,10 +129,14 @@ pub(crate) enum Outcome {
     DependencyFailed(String),
     /// The infrastructure broke: why. The build is tried again, with backoff.
     Aborted(String),
+    /// The worker that built it is gone: why. It is tried again at once, elsewhere.
+    Lost(String),
     /// There was no room for it on a disk: why. It waits for room, and no try is spent.
     NoSpace(String),
     /// Something has to come first that takes its time: what. Scheduled again for later, and no try is spent.
     Postponed(String),
+    /// What was to be built is no longer in the store: which, and what to do. An evaluation makes it again.
+    Missing(String),
     /// Our own stop ended it: scheduled again at once, and no try is spent.
     Interrupted,
 }

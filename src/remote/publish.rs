@@ -31,6 +31,9 @@ const FINE: Duration = Duration::from_secs(300);
 /// How long it may take to end by itself.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Characters of its last words that are logged again.
+const MAX_WORDS: usize = 500;
+
 /// A key has some hundred bytes.
 const MAX_KEY: u64 = 64 << 10;
 
@@ -123,8 +126,8 @@ impl Publisher {
         let mut words: Vec<OsString> = guix.iter().map(OsString::from).collect();
         words.push("publish".into());
         words.push(format!("--port={port}").into());
-        words.push("--compression=none".into());
-        words.push("--negative-ttl=0".into());
+        words.push("--compression=0".into());
+        words.push("--negative-ttl=0s".into());
         let mut key = OsString::from("--public-key=");
         key.push(public_key);
         words.push(key);
@@ -170,9 +173,13 @@ fn run(
                     return Ok(());
                 }
                 log::info!(target: "publish", "publishing on port {}", publisher.config.port);
-                match follow(child) {
+                let mut last = String::new();
+                match follow(child, &mut last) {
                     None => return Ok(()),
-                    Some(exit) => log::warn!(target: "publish", "guix publish {}", ended(&exit)),
+                    Some(exit) => {
+                        let how = ended(&exit);
+                        log::warn!(target: "publish", "guix publish {how}; it said last: {last}");
+                    }
                 }
             }
             Err(error) => log::warn!(target: "publish", "cannot start guix publish: {error}"),
@@ -188,12 +195,12 @@ fn run(
     }
 }
 
-/// Logs what it says until it ends; `None` at the stop.
-fn follow(mut child: Child) -> Option<Exit> {
+/// Logs what it says until it ends; `None` at the stop. What it says last may tell why it ended.
+fn follow(mut child: Child, last: &mut String) -> Option<Exit> {
     let mut said = Vec::new();
     loop {
         match child.read(&mut said, None) {
-            Ok(Read::Output | Read::Errors) => tell(&mut said),
+            Ok(Read::Output | Read::Errors) => tell(&mut said, last),
             Ok(Read::Ended(exit)) => return Some(exit),
             Ok(Read::Deadline) => {}
             Ok(Read::Canceled) => {
@@ -209,9 +216,10 @@ fn follow(mut child: Child) -> Option<Exit> {
 }
 
 /// Logs the whole lines of what was said. One without an end is not waited for beyond what a read returns.
-fn tell(said: &mut Vec<u8>) {
+fn tell(said: &mut Vec<u8>, last: &mut String) {
     for line in String::from_utf8_lossy(said).lines() {
         log::debug!(target: "publish", "{line}");
+        *last = line.chars().take(MAX_WORDS).collect();
     }
     said.clear();
 }
@@ -263,8 +271,8 @@ mod tests {
                 "-q",
                 "publish",
                 "--port=5558",
-                "--compression=none",
-                "--negative-ttl=0",
+                "--compression=0",
+                "--negative-ttl=0s",
                 &public,
                 "--private-key=/dev/stdin"
             ]

@@ -210,7 +210,7 @@ fn start(config: &Config) -> Result<Server, Error> {
     let launcher = Launcher::new(config.run_directory.join("remote.keepers"), deadline);
     let launcher = launcher.map_err(Error::Keepers)?;
     if let Some(user) = &config.user {
-        privileges::drop(user, &path, &config.cache)
+        privileges::drop(user, &path, &config.cache, config.socket_group)
             .map_err(|error| Error::User(user.name.clone(), error))?;
     } else if nix::unistd::geteuid().is_root() {
         log::warn!(target: "server", "running as root: --user=USER would run it as somebody who may do less");

@@ -1,9 +1,15 @@
 //! `remote-worker`: builds for a server, as many builds at once as it was told.
 //!
-//! It behaves as Cuirass's worker: to a server each of its loops is a worker of its own, with a random name. A loop is the
-//! thread `worker/NAME` (`dealer`) around a pure core (`core`); what takes time is done by a pool, `build/N` (`build`,
-//! `room`), with a log on its way to the server (`log_stream`). `find` finds the server, `sweep` lets go of old results, and
-//! `publish` serves what was built.
+//! It behaves as Cuirass's worker: to a server each of its loops is a worker of its own, with a random name.
+//!
+//! ```text
+//! main            signals, the end
+//! find            finds the server, and ends                          worker/find.rs
+//! worker/N        one loop: a ZeroMQ socket around a pure core        worker/dealer.rs, worker/core.rs
+//! build/N         builds, or looks whether a build could begin        worker/build.rs, worker/room.rs
+//! roots           lets go of what was built a while ago               worker/sweep.rs
+//! publish         the child that serves what was built                remote/publish.rs
+//! ```
 //!
 //! Invariant: what was begun is reported, however long the server is away, unless this process is told twice to stop.
 
@@ -242,7 +248,7 @@ impl Running {
         while left > 0 {
             select! {
                 recv(ended) -> report => {
-                    left = report.is_ok().then(|| left - 1).unwrap_or(0);
+                    left = if report.is_ok() { left - 1 } else { 0 };
                     if over.is_none() {
                         over = Some(broken(report.ok()));
                         loops.iter().for_each(Handle::abort);
@@ -277,6 +283,9 @@ impl Running {
         drop((stop, self.spawner, self.signals));
         let gone = all_gone.recv_deadline(clock::now() + GRACE);
         let gone = matches!(gone, Err(RecvTimeoutError::Disconnected));
+        if !gone {
+            log::error!(target: "worker", "still busy after {} s", GRACE.as_secs());
+        }
         match over {
             Over::Asked if gone => ExitCode::SUCCESS,
             Over::Asked => ExitCode::FAILURE,
@@ -311,8 +320,11 @@ fn stores() -> Result<Vec<Store>, Error> {
 /// Our directory, which is the user's.
 fn prepare(state: &Path, user: Option<&User>) -> Result<PathBuf, Error> {
     let directory = state.join("worker");
-    let made = file::create_directory(&directory)
-        .and_then(|()| user.map_or(Ok(()), |user| file::chown_tree(&directory, user)));
+    let made = file::create_directory(&directory).and_then(|()| {
+        let Some(user) = user else { return Ok(()) };
+        file::make_passable(state)?;
+        file::chown_tree(&directory, user)
+    });
     made.map_err(|error| Error::Directory(directory.clone(), error))?;
     // A daemon follows links in it by their whole name.
     std::path::absolute(&directory).map_err(|error| Error::Directory(directory, error))

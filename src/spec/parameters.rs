@@ -74,7 +74,11 @@ pub(super) fn of(value: &Value) -> Result<Parameters, Wrong> {
     let trusted_proxies = fields.or("trusted-proxies", Vec::new(), |at| {
         at.list()?
             .iter()
-            .map(|at| at.text()?.parse().map_err(|_| at.wrong("expected an IP address")))
+            .map(|at| {
+                let address: Result<IpAddr, _> = at.text()?.parse();
+                // As those who connect are known by.
+                address.map(|a| a.to_canonical()).map_err(|_| at.wrong("expected an IP address"))
+            })
             .collect()
     })?;
     let loopback_role = fields.get("loopback-role").map(|at| {
@@ -129,13 +133,14 @@ mod tests {
 
     #[test]
     fn all_keys_are_read() {
-        let text = r#"{"url":"https://ci.example.org/","private":true,"trusted-proxies":["127.0.0.1"],
+        let text = r#"{"url":"https://ci.example.org/","private":true,"trusted-proxies":["::ffff:10.0.0.1"],
             "loopback-role":"operator","hook-secrets":{"guix":["a","b"]},"mail-from":"ci@example.org",
             "mastodon":{"name":"ci","url":"https://m.example.org","token":"t"}}"#;
         let parameters = parse(text).unwrap();
         assert_eq!(parameters.url.as_deref(), Some("https://ci.example.org"));
         assert_eq!(parameters.mail_from.as_deref(), Some("ci@example.org"));
         assert_eq!(parameters.loopback_role.as_deref(), Some("operator"));
+        assert_eq!(parameters.trusted_proxies, [IpAddr::from([10, 0, 0, 1])]);
         assert_eq!(parameters.mastodon.unwrap().name, "ci");
         assert_eq!(parse("{}"), Ok(Parameters::default()));
     }
@@ -176,6 +181,7 @@ mod tests {
                 "{\"mastodon\":{\"name\":\"a\",\"token\":\"hunter2\"}}",
                 "field mastodon: the field \"url\" is missing",
             ),
+            ("{\"hook-secrets\":{\"a\":[\"\"]}}", "field hook-secrets.a[0]: must not be empty"),
             ("{\"url\":\"ftp://u:hunter2@h\"}", "field url: expected a URL of http or https"),
             ("[]", "expected an object, found a list"),
         ] {

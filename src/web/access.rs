@@ -245,7 +245,7 @@ fn identify(context: &mut Context, request: &Request) -> Result<Option<(Identity
     }
     let parameters = &context.shared.config.parameters;
     let role = parameters.loopback_role.as_deref().and_then(Role::from_word);
-    Ok(role.filter(|_| origin::is_local(request, parameters.url.as_deref())).map(|role| {
+    Ok(role.filter(|_| origin::is_local(request)).map(|role| {
         (Identity { name: "this machine".to_owned(), role, jobset: None }, By::Machine)
     }))
 }

@@ -3,7 +3,7 @@
 //! Invariant: keys come in the order that is documented, what is absent is `false`, a time that is not yet is 0.
 
 mod builds;
-mod channels;
+pub(super) mod channels;
 mod differences;
 mod evaluations;
 mod jobsets;

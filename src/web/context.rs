@@ -11,13 +11,13 @@ use super::failure::Failure;
 use super::hook::Deliveries;
 use super::live;
 use crate::control::{self, Client};
-use crate::db::Reader;
+use crate::db::{Reader, events};
 use crate::model::time::Time;
 use crate::proto::control::{Command, Request};
 use crate::sys::clock;
 
 /// A page that takes longer to find than this helps nobody, and holds a worker.
-const QUERY: Duration = Duration::from_secs(5);
+pub(super) const QUERY: Duration = Duration::from_secs(5);
 
 /// How long the daemon may take for an answer that it can give at once.
 const DAEMON: Duration = Duration::from_secs(5);
@@ -49,6 +49,8 @@ impl Shared {
 pub(super) struct Context {
     pub(super) shared: Arc<Shared>,
     reader: Option<Reader>,
+    /// The newest event before the first look into the books.
+    since: Option<i64>,
     pub(super) now: Time,
     /// Who asks, if that is known.
     pub(super) identity: Option<Identity>,
@@ -63,6 +65,7 @@ impl Context {
         Self {
             shared,
             reader: None,
+            since: None,
             now: clock::wall(),
             identity: None,
             peer: None,
@@ -73,6 +76,7 @@ impl Context {
     /// Begins another request.
     pub(super) fn begin(&mut self) {
         self.now = clock::wall();
+        self.since = None;
         self.identity = None;
         self.peer = None;
         self.csrf.clear();
@@ -94,7 +98,15 @@ impl Context {
                 reader
             }
         };
+        if self.since.is_none() {
+            self.since = Some(events::last(&reader)?);
+        }
         Ok(self.reader.insert(reader))
+    }
+
+    /// The event after which whoever was answered must listen to miss nothing; 0 if it was told nothing.
+    pub(super) fn since(&self) -> i64 {
+        self.since.unwrap_or(0)
     }
 
     /// Has the daemon do something for whoever asks, and returns the objects of its answer.

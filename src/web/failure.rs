@@ -25,6 +25,8 @@ pub(super) enum Failure {
     Method(Vec<&'static str>),
     /// 409: its state does not allow it.
     Conflict(String),
+    /// 413: what was sent is longer than what is expected ever is.
+    TooLarge(String),
     /// 422: what was sent was understood and is not valid.
     Invalid(String),
     /// 429, to be tried again after so many seconds.
@@ -54,6 +56,7 @@ impl Failure {
             Self::Missing(_) => 404,
             Self::Method(_) => 405,
             Self::Conflict(_) => 409,
+            Self::TooLarge(_) => 413,
             Self::Invalid(_) => 422,
             Self::TooMany(..) => 429,
             Self::Internal(_) => 500,
@@ -68,6 +71,7 @@ impl Failure {
             | Self::Forbidden(why)
             | Self::Missing(why)
             | Self::Conflict(why)
+            | Self::TooLarge(why)
             | Self::Invalid(why)
             | Self::TooMany(why, _)
             | Self::Unavailable(why) => why.clone(),
@@ -108,6 +112,7 @@ impl Failure {
             | Self::Forbidden(_)
             | Self::Missing(_)
             | Self::Conflict(_)
+            | Self::TooLarge(_)
             | Self::Invalid(_)
             | Self::Unavailable(_)
             | Self::Internal(_) => response,

@@ -1,7 +1,6 @@
 //! What machines read besides the API: health, badges, news, numbers, and how the API is described.
 
 mod badge;
-mod date;
 mod health;
 mod news;
 mod openapi;

@@ -6,8 +6,8 @@
 //! the answer it takes as fast as it comes, within a bound, and gives as slowly as the client will have it.
 //!
 //! Invariants: a client that sends or takes slowly holds nothing but its own buffers; what tiny_http reads has one
-//! meaning; whoever has asked nothing yet gives way when places run out. Memory is bounded: a head and a socket's worth
-//! of answer each, and [`BODIES`] for all bodies together.
+//! meaning; whoever has asked nothing yet gives way when places run out. Memory is bounded: a head and [`ROOM`] of
+//! answer each, and [`BODIES`] for all bodies together.
 //!
 //! It is woken by descriptors alone: `gate/stop` waits for the stop and writes to one.
 
@@ -32,13 +32,13 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::context::Shared;
-use super::serve::http_date;
+use super::date;
 use crate::actor::{Gone, Spawner};
 use crate::sys::clock;
 use client::{Client, State};
 use head::Refusal;
 pub(super) use places::Limits;
-use places::{Full, Places};
+use places::{Full, PER_ADDRESS, Places};
 pub(super) use private::Directory;
 use private::Private;
 use relay::Upstream;
@@ -50,6 +50,8 @@ pub(super) const PREFIX: &[u8] = b"x-gorget-gate-";
 pub(super) const PEER: &str = "x-gorget-gate-peer";
 /// That it came by HTTPS.
 pub(super) const SECURE: &str = "x-gorget-gate-secure";
+/// That nothing tells of a proxy on the way here.
+pub(super) const DIRECT: &str = "x-gorget-gate-direct";
 /// How long a body is that comes in chunks.
 pub(super) const LENGTH: &str = "x-gorget-gate-length";
 
@@ -58,6 +60,9 @@ pub(super) const TAKEN: usize = 64 * 1024;
 
 /// What is kept for a client before it takes some: such a body and its head, then as much again in one read at most.
 const ROOM: usize = TAKEN + 16 * 1024;
+
+/// As `ROOM`, of an answer that a thread of its own writes, which may wait: a thousand readers hold as much each.
+const STREAM_ROOM: usize = 16 * 1024;
 
 /// All bodies of requests together, while they are read or wait: sixty-four of the longest.
 const BODIES: usize = 64 * 1024 * 1024;
@@ -134,8 +139,8 @@ struct Gate {
     idle: Vec<Key>,
     /// The connection that is being opened.
     opening: Option<Key>,
-    /// How many answers are waited for.
-    ahead: usize,
+    /// Of answers that are waited for.
+    ahead: Places,
     /// Whose requests wait for one of those to come.
     waiting: VecDeque<Key>,
     /// Clients that could go on at once, had others not to get their turn.
@@ -180,11 +185,11 @@ impl Gate {
             upstreams: Slab::new(),
             idle: Vec::new(),
             opening: None,
-            ahead: 0,
+            ahead: Places::new(relay::AHEAD, relay::EACH),
             waiting: VecDeque::new(),
             again: Vec::new(),
             looks: BinaryHeap::new(),
-            places: Places::new(limits.connections),
+            places: Places::new(limits.connections, PER_ADDRESS),
             bodies: 0,
             paused: None,
             told: None,
@@ -478,7 +483,7 @@ fn answer_of(refusal: Refusal, is_head: bool) -> Vec<u8> {
          Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
          Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\nConnection: close\r\n\r\n",
         reason.default_reason_phrase(),
-        http_date(clock::wall()),
+        date::http(clock::wall()),
         why.len() + 1,
     );
     if is_head { head.into_bytes() } else { format!("{head}{why}\n").into_bytes() }

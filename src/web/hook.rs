@@ -126,7 +126,7 @@ fn deliver(context: &mut Context, request: &Request, forge: Forge) -> Result<Res
         return Err(Failure::bad("expected a delivery in JSON, found an empty body"));
     }
     let delivery = forge.delivery(request)?;
-    let key = delivery_key(request, forge);
+    let key = delivery_key(request, forge, &good);
     let shared = std::sync::Arc::clone(&context.shared);
     let seen = || shared.deliveries.0.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(delivery) = delivery.filter(|_| !seen().contains(&key)) else {
@@ -148,9 +148,13 @@ fn deliver(context: &mut Context, request: &Request, forge: Forge) -> Result<Res
     Ok(Response::json(&reply))
 }
 
-/// What tells a delivery from others: its forge's word for it, or what it says.
-fn delivery_key(request: &Request, forge: Forge) -> [u8; 32] {
-    let hash = Sha256::new().chain_update(forge.word()).chain_update([0]);
+/// What tells a delivery from others: its forge's word for it, or what it says; and the secrets it shows, since a
+/// repository may tell the same to several jobsets, each with its own.
+fn delivery_key(request: &Request, forge: Forge, secrets: &BTreeSet<&String>) -> [u8; 32] {
+    let mut hash = Sha256::new().chain_update(forge.word()).chain_update([0]);
+    for secret in secrets {
+        hash.update(Sha256::digest(secret));
+    }
     match forge.delivery_id(request) {
         Some(id) => hash.chain_update([1]).chain_update(id),
         None => hash.chain_update(&request.body),

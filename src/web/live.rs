@@ -7,7 +7,6 @@ mod events;
 pub(super) mod follow;
 mod hub;
 mod log;
-mod seats;
 
 use super::access::Access::Read;
 use super::request::Method::Get;

@@ -15,6 +15,14 @@ pub(super) fn lines(text: &str, first: usize) -> Markup {
     Painter::default().lines(text, first)
 }
 
+/// The same without numbers, for where a few lines are told of.
+pub(super) fn plain(text: &str) -> Markup {
+    let mut painter = Painter::default();
+    html! {
+        @for (n, line) in text.lines().enumerate() { @if n > 0 { "\n" } (painter.line(line)) }
+    }
+}
+
 /// Colours and the like, as they stand between two pieces of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Painter {
@@ -234,6 +242,13 @@ mod tests {
             text,
             "<span id=\"L7\"><a href=\"#L7\">7</a> one</span>\n<span id=\"L8\"><a href=\"#L8\">8</a> two</span>\n"
         );
+    }
+
+    #[test]
+    fn a_few_lines_have_colours_and_no_numbers() {
+        let text = plain("\x1b[31mred\n10%\r<b>\x1b[m\nend\n").into_string();
+        let red = "<span class=\"ansi-fg-1\">";
+        assert_eq!(text, format!("{red}red</span>\n{red}&lt;b&gt;</span>\nend"));
     }
 
     #[test]

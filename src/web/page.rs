@@ -3,6 +3,7 @@
 //! What is told from data is told twice where it matters: a state by icon and word, a moment by how long ago and when.
 
 mod asset;
+mod broken;
 mod build;
 mod chart;
 mod compare;
@@ -16,6 +17,7 @@ mod list;
 mod log;
 mod metrics;
 mod part;
+mod phases;
 mod place;
 mod queue;
 mod search;
@@ -29,6 +31,7 @@ use super::link::component;
 use super::request::{Method, Request};
 use super::response::Response;
 use super::route::{Answer, Kind, Route};
+use crate::model::spec::JobsetName;
 
 pub(super) const ROUTES: &[Route] = &[
     with("/assets/:name", Access::Open, asset::get),
@@ -78,16 +81,24 @@ struct Frame<'a> {
     query: &'a str,
     /// Whether the content takes the whole width.
     wide: bool,
+    /// The jobset whose news readers of feeds are offered; without one, those of all.
+    jobset: Option<JobsetName>,
 }
 
 impl<'a> Frame<'a> {
     fn new(title: &'a str) -> Self {
-        Self { title, crumbs: Vec::new(), events: None, query: "", wide: false }
+        Self { title, crumbs: Vec::new(), events: None, query: "", wide: false, jobset: None }
     }
 
     fn below(mut self, name: impl Into<String>, link: String) -> Self {
         self.crumbs.push((name.into(), link));
         self
+    }
+
+    /// Part of a jobset.
+    fn of(mut self, context: &Context, jobset: &JobsetName) -> Self {
+        self.jobset = Some(jobset.clone());
+        self.below(jobset.as_str(), part::jobset_link(context, jobset))
     }
 
     fn hearing(mut self, query: impl Into<String>) -> Self {
@@ -105,13 +116,17 @@ impl<'a> Frame<'a> {
                     title { (self.title) " – " (installation(context)) }
                     link rel="stylesheet" href=(asset::link(context, "style"));
                     link rel="icon" type="image/svg+xml" href=(asset::link(context, "icon"));
+                    @for (kind, word) in [("rss", "RSS"), ("atom", "Atom")] {
+                        link rel="alternate" type={ "application/" (kind) "+xml" } title=(self.feed_title(word))
+                            href=(self.feed(context, kind));
+                    }
                     script src=(asset::link(context, "script")) defer {}
                 }
                 body {
                     a class="skip" href="#content" { "Skip to the content" }
                     (self.top(context))
                     main id="content" tabindex="-1" class=[self.wide.then_some("wide")]
-                        data-events=[self.events.as_deref()] {
+                        data-events=[self.listening(context)] {
                         @if self.title != HOME {
                             nav aria-label="Breadcrumbs" {
                                 ol class="crumbs" {
@@ -135,6 +150,27 @@ impl<'a> Frame<'a> {
                 }
             }
         }
+    }
+
+    fn feed(&self, context: &Context, kind: &str) -> String {
+        match &self.jobset {
+            Some(jobset) => format!("{}/{kind}", part::jobset_link(context, jobset)),
+            None => context.link(&format!("/events/{kind}")),
+        }
+    }
+
+    fn feed_title(&self, word: &str) -> String {
+        match &self.jobset {
+            Some(jobset) => format!("{word} of {jobset}"),
+            None => format!("{word} of all jobsets"),
+        }
+    }
+
+    /// The query of the events that change what the page shows.
+    fn listening(&self, context: &Context) -> Option<String> {
+        let query = self.events.as_deref()?;
+        let separator = if query.is_empty() { '?' } else { '&' };
+        Some(format!("{query}{separator}from={}", context.since()))
     }
 
     fn top(&self, context: &Context) -> Markup {

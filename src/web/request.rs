@@ -7,6 +7,9 @@ use percent_encoding::percent_decode_str;
 use super::failure::Failure;
 use crate::model::spec::JobsetName;
 
+/// A form: the largest holds a specification, and no longer one gets through the bridge.
+const MAX_FORM: usize = 64 * 1024;
+
 /// What the request wants done. HEAD is GET whose answer has no body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
@@ -55,6 +58,8 @@ pub(super) struct Request {
     pub(super) peer: IpAddr,
     /// Whether what came last on the way to us was HTTPS.
     pub(super) secure: bool,
+    /// Whether nothing tells of a proxy on the way to us.
+    pub(super) direct: bool,
     /// Names this request in the log and in error messages.
     pub(super) id: String,
 }
@@ -76,6 +81,9 @@ impl Request {
 
     /// The fields of a form in the body, in their order.
     pub(super) fn form(&self) -> Result<Form, Failure> {
+        if self.body.len() > MAX_FORM {
+            return Err(Failure::TooLarge("The form is longer than 64 KiB.".to_owned()));
+        }
         let text = std::str::from_utf8(&self.body)
             .map_err(|_| Failure::bad("the form is not UTF-8".to_owned()))?;
         Ok(Form(pairs(text, true)))

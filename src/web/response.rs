@@ -73,6 +73,15 @@ impl Response {
         }
     }
 
+    /// What `write` writes, for as long as that takes.
+    pub(super) fn stream(
+        kind: &str,
+        write: impl FnOnce(&mut dyn Sink) -> io::Result<()> + Send + 'static,
+    ) -> Self {
+        let headers = vec![("Content-Type", kind.to_owned())];
+        Self { status: 200, headers, body: Body::Stream(Box::new(write)) }
+    }
+
     pub(super) fn html(status: u16, page: maud::Markup) -> Self {
         Self::bytes(status, HTML, page.into_string())
     }

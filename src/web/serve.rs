@@ -19,13 +19,13 @@ use std::sync::Arc;
 use super::access;
 use super::context::{Context, Shared};
 use super::failure::Failure;
-use super::gate::{Directory, PEER, SECURE};
+use super::gate::{DIRECT, Directory, PEER, SECURE};
 use super::request::{Method, Query, Request, components};
 use super::response::Response;
 use super::route::{self, Found, Kind};
 use crate::actor::{Gone, Spawner, panic_message};
 use crate::sys::clock;
-pub(super) use stream::{Streams, http_date};
+pub(super) use stream::Streams;
 
 /// Requests answered at once: queries take milliseconds, so that more would only wait for the processors.
 const WORKERS: usize = 8;
@@ -177,7 +177,7 @@ fn read(incoming: &mut tiny_http::Request, id: String) -> io::Result<Request> {
         tiny_http::Method::Delete => Method::Delete,
         _ => Method::Other,
     };
-    let (mut peer, mut secure) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), false);
+    let (mut peer, mut secure, mut direct) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), false, false);
     let mut headers = Vec::with_capacity(incoming.headers().len());
     for header in incoming.headers() {
         let (name, value) = (header.field.as_str().as_str(), header.value.as_str());
@@ -185,6 +185,8 @@ fn read(incoming: &mut tiny_http::Request, id: String) -> io::Result<Request> {
             peer = value.parse().map_err(io::Error::other)?;
         } else if name.eq_ignore_ascii_case(SECURE) {
             secure = true;
+        } else if name.eq_ignore_ascii_case(DIRECT) {
+            direct = true;
         } else {
             headers.push((name.to_owned(), value.to_owned()));
         }
@@ -197,6 +199,7 @@ fn read(incoming: &mut tiny_http::Request, id: String) -> io::Result<Request> {
         body,
         peer,
         secure,
+        direct,
         id,
         target,
     })

@@ -6,13 +6,18 @@
     clippy::unwrap_used,
     clippy::disallowed_methods,
     clippy::print_stdout,
+    clippy::print_stderr,
     reason = "a benchmark, run by people"
 )]
 
 mod baseline;
+#[path = "../support/browser.rs"]
+#[allow(dead_code, reason = "shared with the tests, which need more of it")]
+mod browser;
 #[path = "../support/daemon.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod daemon;
+mod events;
 #[path = "../support/farm.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod farm;
@@ -20,6 +25,9 @@ mod farm;
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod fleet;
 mod guix;
+#[path = "../support/http.rs"]
+#[allow(dead_code, reason = "shared with the tests, which need more of it")]
+mod http;
 #[path = "../support/jobs.rs"]
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod jobs;
@@ -28,6 +36,7 @@ mod nix;
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 mod nix_daemon;
 mod pages;
+mod readers;
 mod remote;
 mod web;
 
@@ -45,7 +54,7 @@ const MANY: usize = 100_000;
 
 fn main() {
     let only = std::env::var("ONLY").unwrap_or_default();
-    let all: [(&str, fn()); 16] = [
+    let all: [(&str, fn()); 18] = [
         ("registration", registration_and_recovery),
         ("trigger", trigger_to_first_build),
         ("builds", builds_of_true),
@@ -58,6 +67,8 @@ fn main() {
         ("guix-builds", guix::builds),
         ("web", web::requests),
         ("pages", pages::pages),
+        ("readers", readers::readers),
+        ("events", events::events),
         ("remote-dispatch", remote::dispatch),
         ("remote-latency", remote::latency),
         ("remote-logs", remote::logs),
@@ -65,6 +76,18 @@ fn main() {
     ];
     for (_, run) in all.iter().filter(|(name, _)| name.contains(&only)) {
         run();
+    }
+}
+
+/// What is shared with the tests waits with this.
+fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

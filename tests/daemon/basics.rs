@@ -213,6 +213,29 @@ fn a_log_is_live_from_its_first_byte() {
 }
 
 #[test]
+fn a_log_is_followed_into_the_file_that_takes_its_place() {
+    let repository = Repository::with_jobs(&job("talk", "echo first; sleep 1000", ""));
+    let mut daemon = Daemon::start(&[]);
+    daemon.ask(&repository.add("hello"));
+    daemon.until("builds status=started", |builds| builds.len() == 1);
+    let build = daemon.build("talk");
+    let (id, log) = (build["id"].clone(), build["log"].as_str().unwrap());
+    let mut session = daemon.connect();
+    session.send(&format!("log build {id} follow"));
+    assert_eq!(session.line().unwrap(), r#"{"offset":0,"text":"first\n"}"#);
+    // The books tell of another try before it begins its file: this one does so when they have long been read.
+    std::fs::remove_file(log).unwrap();
+    let file = std::fs::File::create(log).unwrap();
+    let mut second = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+    std::io::Write::write_all(&mut second, b"second\n").unwrap();
+    second.finish().unwrap();
+    assert_eq!(session.line().unwrap(), r#"{"offset":0,"text":"second\n"}"#);
+    daemon.ask(&format!("cancel-build {id}"));
+    let (_, end) = session.answer().unwrap();
+    assert_eq!(end, "ok");
+}
+
+#[test]
 fn jobsets_are_deactivated_activated_and_deleted() {
     let repository = Repository::with_jobs(&job("one", "true", ""));
     let mut daemon = Daemon::start(&[]);

@@ -13,7 +13,7 @@ use crate::support::daemon::Daemon;
 use crate::support::jobs::system;
 use crate::support::nix::Store;
 
-fn collect_garbage(store: &Store) {
+pub(super) fn collect_garbage(store: &Store) {
     let collected =
         Command::new("nix-store").arg("--gc").envs(store.environment()).output().unwrap();
     assert!(collected.status.success(), "{}", String::from_utf8_lossy(&collected.stderr));
@@ -28,7 +28,7 @@ fn kept_derivations(daemon: &Daemon) -> Vec<String> {
     names
 }
 
-fn wait_for_kept(daemon: &Daemon, count: usize) {
+pub(super) fn wait_for_kept(daemon: &Daemon, count: usize) {
     until(
         || kept_derivations(daemon).len() == count,
         || format!("{:?}\n{}", kept_derivations(daemon), daemon.log()),
@@ -160,6 +160,40 @@ fn a_collector_takes_nothing_that_is_needed() {
     let out = build(&mut daemon, "another")["outputs"]["out"].as_str().unwrap().to_owned();
     collect_garbage(&store);
     assert!(Path::new(&out).exists());
+}
+
+/// What would be had nothing kept it while its evaluator died.
+#[test]
+fn a_derivation_that_is_gone_is_made_again_by_another_evaluation() {
+    let store = Store::start();
+    let mut daemon = store.gorget(&[]);
+    let repository = repository(&[attribute("lost", "echo hello > $out", "")]);
+    daemon.ask("pause builds");
+    daemon.ask(&add(&repository));
+    evaluated(&mut daemon, 1);
+    wait_for_kept(&daemon, 1);
+    let derivation = build(&mut daemon, "lost")["derivation"].as_str().unwrap().to_owned();
+    daemon.kill();
+    fs::remove_dir_all(daemon.state().join("gcroots")).unwrap();
+    collect_garbage(&store);
+    assert!(!Path::new(&derivation).exists());
+    daemon.restart();
+    daemon.ask("resume builds");
+    // The same commit again, and once.
+    evaluated(&mut daemon, 2);
+    assert!(Path::new(&derivation).exists(), "{}", daemon.log());
+    let lost = build(&mut daemon, "lost");
+    let error = format!("{derivation} is not in the store any more; an evaluation makes it again");
+    assert_eq!((&lost["status"], &lost["error"]), (&json!("scheduled"), &json!(error)), "{lost}");
+    assert!(lost["waiting"].as_str().unwrap().starts_with("retry at "), "{lost}");
+    // A collector leaves it alone, as before.
+    collect_garbage(&store);
+    // It would be tried in a minute; a person need not wait.
+    daemon.ask(&format!("cancel-build {}", lost["id"]));
+    daemon.ask(&format!("restart-build {}", lost["id"]));
+    daemon.settle();
+    assert_eq!(build(&mut daemon, "lost")["status"], "succeeded", "{}", daemon.log());
+    assert_eq!(daemon.ask("evaluations nix").len(), 2);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
 
-use super::{attribute, build, log, repository, until};
+use super::{attribute, build, keep, log, repository, until};
 use crate::support::daemon::Daemon;
 use crate::support::jobs::system;
 use crate::support::nix::Store;
@@ -130,7 +130,13 @@ fn builds_go_through_openssh() {
     }
     repository.write("jobs.jsonl", &jobs);
     repository.commit();
+    daemon.ask("pause builds");
     daemon.ask(&format!("add {}", repository.specification("ssh", &["cat", "jobs.jsonl"])));
+    keep::wait_for_kept(&daemon, 2);
+    // Of another machine's daemon these would not be seen.
+    fs::remove_dir_all(daemon.state().join("gcroots")).unwrap();
+    keep::collect_garbage(&store);
+    daemon.ask("resume builds");
     daemon.settle();
     let good = build(&mut daemon, "good");
     assert_eq!(good["status"], "succeeded", "{good}\n{}", daemon.log());

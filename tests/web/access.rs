@@ -240,6 +240,7 @@ fn this_machine_has_a_role_when_configured_so() {
     assert_eq!(post("/admin/pause", &[]), 303);
     assert_eq!(daemon.ask("status")[0]["paused"]["builds"], json!(true));
     assert_eq!(post("/admin/resume", &[("X-Forwarded-For", "192.0.2.1")]), 401);
+    assert_eq!(post("/admin/resume", &[("X-Gorget-Gate-Direct", "1"), ("Via", "1.1 x")]), 401);
     assert_eq!(post("/admin/resume", &[("Origin", "https://evil.example")]), 403);
     // It is no more than that.
     assert_eq!(post("/admin/specifications/delete/hello", &[]), 403);
@@ -257,4 +258,29 @@ fn this_machine_has_a_role_when_configured_so() {
     assert_eq!(Reply::parse(&bytes).status, 401);
     let audit = audit(&daemon);
     assert!(has(&audit, "for this machine from 127.0.0.1", "pause", "ok"), "{audit:?}");
+}
+
+#[test]
+fn a_proxy_on_this_machine_makes_nobody_this_machine() {
+    // As nginx passes a request on when it is told to pass on, and nothing else.
+    let silent = |web: Web, version: &str, host: &str| {
+        let head = format!(
+            "POST /admin/pause {version}\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        let mut stream = web.connect();
+        std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut stream, &mut bytes).unwrap();
+        Reply::parse(&bytes).status
+    };
+    let url = "http://ci.example.org";
+    let (own, _directory) = daemon(&json!({ "loopback-role": "admin", "url": url }));
+    let web = Web::of(&own);
+    assert_eq!(silent(web, "HTTP/1.1", "localhost"), 303);
+    assert_eq!(silent(web, "HTTP/1.0", "localhost"), 401);
+    assert_eq!(silent(web, "HTTP/1.1", "ci.example.org"), 401);
+    // One that is trusted need not say anything.
+    let trusted = json!({ "loopback-role": "admin", "trusted-proxies": ["127.0.0.1"] });
+    let (theirs, _directory) = daemon(&trusted);
+    assert_eq!(silent(Web::of(&theirs), "HTTP/1.1", "localhost"), 401);
 }

@@ -110,6 +110,9 @@ fn channels_are_those_of_the_evaluation() {
     assert!(text.starts_with("(list (channel"), "{text}");
     assert!(text.contains(&format!("(commit \"{commit}\"")), "{text}");
     assert!(text.contains("(branch \"main\")"), "{text}");
+    // The page shows the same, to be copied.
+    let page = web.get("/eval/1").text();
+    assert!(page.contains(&text.replace('"', "&quot;")), "{page}");
     for missing in
         ["/eval/latest/channels.scm", "/eval/latest/channels.scm?spec=t", "/eval/9/channels.scm"]
     {

@@ -123,6 +123,27 @@ fn bodies_have_a_limit() {
 }
 
 #[test]
+fn bodies_that_never_end_keep_nobody_from_sending_one() {
+    let (_daemon, web) = start();
+    let head = "POST /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: 1048576\r\n\r\n";
+    let most = format!("{head}{}", "a".repeat(1024 * 1024 - 1));
+    let mut greedy = Vec::new();
+    // More than all bodies together may be.
+    for _ in 0..70 {
+        let mut stream = web.connect();
+        // Some are hung up on meanwhile.
+        let _ = stream.write_all(most.as_bytes());
+        greedy.push(stream);
+        assert_eq!(web.post("/nothing", &[], &"b".repeat(1000)).status, 404);
+    }
+    let refused = greedy.into_iter().filter_map(|mut stream| {
+        stream.shutdown(Shutdown::Write).ok()?;
+        Some(rest(&mut stream))
+    });
+    assert!(refused.filter(|text| statuses(text) == ["503"]).count() >= 6);
+}
+
+#[test]
 fn chunked_bodies_are_read_wherever_they_are_cut() {
     let (_daemon, web) = start();
     let request = "POST /nothing HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n\

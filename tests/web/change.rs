@@ -68,7 +68,7 @@ fn books(daemon: &Daemon) -> rusqlite::Connection {
 }
 
 /// A specification as it is kept, secrets included.
-fn kept(daemon: &Daemon, name: &str) -> Value {
+pub(super) fn kept(daemon: &Daemon, name: &str) -> Value {
     let text: String = books(daemon)
         .query_row("SELECT specification FROM jobsets WHERE name = ?1", [name], |row| row.get(0))
         .unwrap();
@@ -281,6 +281,40 @@ fn a_form_adds_and_edits_a_jobset_and_loses_nothing() {
     me.post("/admin/specification/edit", &encode(&activate), 303);
     assert_eq!(daemon.ask("jobset new")[0]["active"], json!(true));
     me.post("/admin/specification/edit", "name=nobody&build=all", 404);
+    assert!(!daemon.log().contains("hush"), "the log holds a secret");
+}
+
+#[test]
+fn a_form_takes_the_whole_specification_as_json() {
+    let (mut daemon, me, repository) = start("editor");
+    let mut whole = repository.specification("new", &["./jobs"]);
+    whole["channels"][0]["url"] = json!("https://me:hush@example.org/x.git");
+    whole["notifications"] =
+        json!([{ "type": "webhook", "url": "https://hook/x?key=hush", "secret": "hush" }]);
+    whole["active"] = json!(false);
+    let reply = me.post("/admin/specification/add", &encode(&[("json", &whole.to_string())]), 303);
+    assert_eq!(reply.header("location"), Some("/jobset/new"));
+    let before = kept(&daemon, "new");
+    assert_eq!(before["notifications"], whole["notifications"]);
+    // What the page shows, sent back, is what it was.
+    let page = me.send("GET", "/specification/edit/new", "").text();
+    assert!(!page.contains("hush"), "{page}");
+    let (_, shown) = page.split_once("<textarea name=\"json\"").unwrap();
+    let shown = shown.split_once('>').unwrap().1.split("</textarea>").next().unwrap();
+    let shown = shown.replace("&quot;", "\"").replace("&amp;", "&");
+    let edit = |text: &str, status| {
+        me.post("/admin/specification/edit", &encode(&[("name", "new"), ("json", text)]), status)
+    };
+    edit(&shown, 303);
+    assert_eq!(kept(&daemon, "new"), before);
+    edit(&shown.replace("\"active\": false", "\"active\": true"), 303);
+    assert_eq!(daemon.ask("jobset new")[0]["active"], json!(true));
+    // A mistake is named, and what was typed is there to be mended.
+    let reply = edit(&shown.replace("\"priority\": 9", "\"priority\": 90"), 422).text();
+    assert!(reply.contains("field priority") && reply.contains("&quot;priority&quot;: 90"));
+    assert!(edit(&shown.replace("\"new\"", "\"other\""), 422).text().contains("not renamed"));
+    assert_eq!(kept(&daemon, "new")["priority"], before["priority"]);
+    me.post("/admin/specification/add", &encode(&[("json", &shown)]), 422);
     assert!(!daemon.log().contains("hush"), "the log holds a secret");
 }
 

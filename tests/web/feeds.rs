@@ -193,7 +193,10 @@ fn numbers_are_for_prometheus_with_and_without_a_daemon() {
     ] {
         assert_eq!(found.get(name), Some(&value), "{name}: {found:#?}");
     }
-    assert!(found["gorget_database_size_bytes"] > 0.0);
+    for name in ["size_bytes", "transactions_total", "requests_total", "transaction_seconds_total"]
+    {
+        assert!(found[&format!("gorget_database_{name}")] > 0.0, "{name}: {found:#?}");
+    }
     // What waits, by reason.
     daemon.ask("pause builds");
     repository.set_jobs(&(job("good", "exit 0", "") + &job("bad", "exit 6", "")));

@@ -111,7 +111,11 @@ fn forges_trigger_what_watches_the_branch_and_only_once() {
     daemon.settle();
     let web = Web::of(&daemon);
     let url = format!("file://{}/", repository.url());
-    let body = json!({ "ref": "refs/heads/main", "repository": { "clone_url": url } }).to_string();
+    let delivery = |after: usize| {
+        json!({ "ref": "refs/heads/main", "after": after, "repository": { "clone_url": url } })
+            .to_string()
+    };
+    let body = delivery(0);
     let signature = mac("s", &body);
     let send = |path: &str, headers: &[(&str, &str)]| web.post(path, headers, &body);
     let hub = format!("sha256={signature}");
@@ -127,30 +131,33 @@ fn forges_trigger_what_watches_the_branch_and_only_once() {
     let reply = signed(&push);
     assert_eq!((reply.status, json(&reply)), (200, json!({ "jobsetsTriggered": ["main"] })));
     daemon.until("evaluations main", |all| all.len() == 2);
-    let again = signed(&push);
-    assert_eq!((again.status, json(&again)), (200, json!({ "jobsetsTriggered": [] })));
+    // Its name is not signed: whoever recorded it can give it another.
+    for id in ["1", "2"] {
+        let again = signed(&[("X-GitHub-Event", "push"), ("X-GitHub-Delivery", id)]);
+        assert_eq!((again.status, json(&again)), (200, json!({ "jobsetsTriggered": [] })), "{id}");
+    }
+    // A repository tells the same to others, who have another secret.
+    let other = format!("sha256={}", mac("other", &body));
+    let reply = send("/hooks/github", &[("X-Hub-Signature-256", &other), push[0]]);
+    assert_eq!(json(&reply), json!({ "jobsetsTriggered": ["guarded"] }));
     let ping = signed(&[("X-GitHub-Event", "ping")]);
     assert_eq!((ping.status, json(&ping)), (200, json!({ "jobsetsTriggered": [] })));
-    for (path, event, delivery, signature, value) in [
-        ("/hooks/gitea", "X-Gitea-Event", "X-Gitea-Delivery", "X-Gitea-Signature", &signature),
-        (
-            "/hooks/forgejo",
-            "X-Forgejo-Event",
-            "X-Forgejo-Delivery",
-            "X-Forgejo-Signature",
-            &signature,
-        ),
-        (
-            "/admin/forgejo/event",
-            "X-Forgejo-Event",
-            "X-Forgejo-Delivery",
-            "X-Forgejo-Signature",
-            &signature,
-        ),
-    ] {
-        let reply = send(path, &[(event, "push"), (delivery, path), (signature, value)]);
-        assert_eq!(json(&reply), json!({ "jobsetsTriggered": ["main"] }), "{path}");
-        assert_eq!(send(path, &[(event, "push"), (signature, "00")]).status, 401, "{path}");
+    for (n, (path, event, signature)) in [
+        ("/hooks/gitea", "X-Gitea-Event", "X-Gitea-Signature"),
+        ("/hooks/forgejo", "X-Forgejo-Event", "X-Forgejo-Signature"),
+        ("/admin/forgejo/event", "X-Forgejo-Event", "X-Forgejo-Signature"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let body = delivery(n + 1);
+        let send = |value: &str| web.post(path, &[(event, "push"), (signature, value)], &body);
+        assert_eq!(
+            json(&send(&mac("s", &body))),
+            json!({ "jobsetsTriggered": ["main"] }),
+            "{path}"
+        );
+        assert_eq!(send("00").status, 401, "{path}");
     }
     for path in ["/hooks/gitlab", "/admin/gitlab/event"] {
         let event = [("X-Gitlab-Event", "Push Hook"), ("X-Gitlab-Event-UUID", path)];

@@ -187,6 +187,21 @@ fn a_log_that_waits_begins_when_its_build_does() {
 }
 
 #[test]
+fn a_log_that_has_no_file_yet_is_a_page_that_waits_for_it() {
+    let (repository, mut daemon, web, id) = started();
+    let file = daemon.build("slow")["log"].as_str().unwrap().to_owned();
+    until("the log's file", || std::fs::remove_file(&file).ok());
+    let page = web.get(&format!("/build/{id}/log"));
+    assert_eq!(page.status, 200, "{}", page.text());
+    let follows = format!("data-log=\"/build/{id}/log/events\" data-from=\"0\" data-line=\"1\"");
+    assert!(page.text().contains(&follows), "{}", page.text());
+    more(&repository, "end");
+    daemon.settle();
+    // Nothing will come any more.
+    assert_eq!(web.get(&format!("/build/{id}/log")).status, 404);
+}
+
+#[test]
 fn what_happens_is_told_with_the_state_first() {
     let (repository, mut daemon, web, id) = started();
     let mut all = Events::open(web, "/api/events", &[]);
@@ -221,6 +236,23 @@ fn what_happens_is_told_with_the_state_first() {
     }
     daemon.ask("deactivate hello");
     assert_eq!(all.wait_for("jobset-changed").data["jobset"], "hello");
+}
+
+#[test]
+fn nothing_is_missed_between_a_page_and_its_events() {
+    let (repository, mut daemon, web, id) = started();
+    more(&repository, "end");
+    daemon.settle();
+    for page in ["/".to_owned(), "/jobset/hello".to_owned(), format!("/build/{id}/details")] {
+        let html = web.get(&page).text();
+        let (_, rest) = html.split_once("data-events=\"").unwrap();
+        let query = rest.split('"').next().unwrap().replace("&amp;", "&");
+        daemon.ask(&format!("restart-build {id}"));
+        daemon.settle();
+        let mut events = Events::open(web, &format!("/api/events{query}"), &[]);
+        assert_eq!(events.next().unwrap().name, "status");
+        events.wait_for("build-ended");
+    }
 }
 
 /// The web interface as a process of its own.

@@ -144,13 +144,37 @@ fn an_evaluation_tells_what_failed_newly_and_why() {
     let (_, news) = html.split_once("<h2>Newly failed</h2>").expect("what failed newly");
     let (news, _) = news.split_once("id=\"jobs\"").unwrap();
     assert!(news.contains(">compile</a>") && news.contains("compiling 2"), "{news}");
-    assert!(news.contains(">tests</a>") && news.contains("Because of:"), "{news}");
+    let (_, fallen) = news.split_once("Failed because of it:").expect("what failed for want of it");
+    assert!(fallen.contains(">tests</a>") && !fallen.contains(">compile</a>"), "{fallen}");
     assert!(!news.contains(">broken</a>"), "{news}");
     // The last tab is what succeeded.
     let html = web.get("/eval/2?status=succeeded").text();
     assert!(html.contains(">gtk+/de mo</a>") && !html.contains(">broken</a>"), "{html}");
     assert_eq!(web.get("/eval/99").status, 404);
     assert_eq!(web.get("/jobset/nothing").status, 404);
+}
+
+#[test]
+fn pages_of_a_jobset_offer_its_news() {
+    let mut daemon = daemon();
+    let web = Web::of(&daemon);
+    let id = daemon.build("broken")["id"].clone();
+    for (target, feed) in [
+        ("/".to_owned(), "/events/rss"),
+        ("/queue".to_owned(), "/events/atom"),
+        ("/jobset/a+b".to_owned(), "/jobset/a%2Bb/rss"),
+        ("/eval/2".to_owned(), "/jobset/a%2Bb/rss"),
+        ("/eval/2/dashboard".to_owned(), "/jobset/a%2Bb/atom"),
+        (format!("/build/{id}/details"), "/jobset/a%2Bb/atom"),
+        (format!("/build/{id}/log"), "/jobset/a%2Bb/rss"),
+    ] {
+        let html = web.get(&target).text();
+        let kind = feed.rsplit('/').next().unwrap();
+        let link = format!("<link rel=\"alternate\" type=\"application/{kind}+xml\"");
+        let (_, rest) = html.split_once(&link).unwrap_or_else(|| panic!("{target}: {html}"));
+        assert!(rest.split('>').next().unwrap().contains(&format!("href=\"{feed}\"")), "{target}");
+        assert_eq!(web.get(feed).status, 200, "{feed}");
+    }
 }
 
 #[test]

@@ -22,12 +22,9 @@ pub(in crate::cli) fn text(command: Option<&Command>) -> String {
 fn all(out: &mut String) {
     out.push_str("Usage: gorget COMMAND [OPTION]... [ARGUMENT]...\n\n");
     paragraphs("Continuous integration for functional package managers.", out);
-    for (kind, title) in [
-        (Kind::Server, "Services"),
-        (Kind::Client, "Talking to the daemon"),
-        (Kind::Tool, "Tools"),
-        (Kind::Absent, "Not built in yet"),
-    ] {
+    for (kind, title) in
+        [(Kind::Server, "Services"), (Kind::Client, "Talking to the daemon"), (Kind::Tool, "Tools")]
+    {
         line(out, format_args!("\n{title}:"));
         for command in COMMANDS.iter().filter(|command| command.kind == kind) {
             columns(&format!("  {}", command.name), command.summary, 18, out);
@@ -49,10 +46,6 @@ fn one(command: &Command, out: &mut String) {
     }
     out.push('\n');
     paragraphs(command.summary, out);
-    if command.kind == Kind::Absent {
-        out.push('\n');
-        paragraphs("This command is not built in yet: it only says so.", out);
-    }
     if !command.details.is_empty() {
         out.push('\n');
         paragraphs(command.details, out);
@@ -80,9 +73,6 @@ pub(super) fn explained(flag: &Flag) -> String {
     if let Some(default) = flag.default {
         // Writing to a string does not fail.
         let _ = write!(text, " Default: {default}.");
-    }
-    if flag.absent {
-        text.push_str(" Not built in yet.");
     }
     text
 }

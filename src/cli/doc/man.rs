@@ -24,11 +24,6 @@ pub(super) fn gorget() -> String {
              options below, before or after their arguments.",
         ),
         (Kind::Tool, "TOOLS", ""),
-        (
-            Kind::Absent,
-            "NOT BUILT IN YET",
-            "These commands read their options and say that they are not there.",
-        ),
     ] {
         line(&mut page, format_args!(".SH {}", escape(title)));
         if !intro.is_empty() {

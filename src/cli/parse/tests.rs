@@ -141,6 +141,7 @@ fn mistakes_are_named() {
         ("token list --jobset x", "--jobset needs token add"),
         ("token sell", "token: expected add, list or revoke, found \"sell\""),
         ("remote-server --log-port=x", "--log-port: expected a port, from 0 to 65535, found \"x\""),
+        ("remote-server -p 0", "--publish-port: expected a port, from 1 to 65535, found \"0\""),
         (
             "remote-server --max-log-size=0",
             "--max-log-size: expected a size of at least one byte, found \"0\"",

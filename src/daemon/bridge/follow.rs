@@ -185,8 +185,12 @@ impl Live {
     ) -> Result<(), Error> {
         let mut source = self.log_source(of)?;
         if !follow {
-            let missing = || not_found(format!("there is no log of {of}"));
-            let mut tail = source.open(from)?.ok_or_else(missing)?;
+            let Some(mut tail) = source.open(from)? else {
+                // The books tell of a beginning a moment before the file is there.
+                let begins = !source.over && source.path.is_some();
+                let missing = || not_found(format!("there is no log of {of}"));
+                return if begins { Ok(()) } else { Err(missing().into()) };
+            };
             let mut text = Chunks::default();
             while text.read(&mut tail)? {
                 text.tell(answer, false)?;
@@ -195,63 +199,61 @@ impl Live {
         }
         let mut watched = None;
         let gone = watch(&mut watched, answer)?.clone();
-        let mut from = from;
+        let (mut from, mut told) = (from, false);
         loop {
-            let tail = source.open(from)?;
-            let now = match tail {
-                Some(tail) => self.follow(of, &source, tail, answer, &gone)?,
+            source = match source.open(from)? {
+                Some(tail) => {
+                    if self.follow(of, tail, answer, &gone)? {
+                        return Ok(());
+                    }
+                    (from, told) = (0, true);
+                    self.log_source(of)?
+                }
+                // It was removed meanwhile.
+                None if source.over && told => return Ok(()),
                 None if source.over => {
                     return Err(not_found(format!("there is no log of {of}")).into());
                 }
                 None => self.log_begins(of, &gone)?,
             };
-            let Some(now) = now else { return Ok(()) };
-            if now.attempt != source.attempt && source.attempt != 0 {
-                // A new try writes a new log.
-                from = 0;
-            }
-            source = now;
         }
     }
 
-    /// Tells the log until its writer has ended (`None`), or until another try has begun with a log of its own.
+    /// Tells one file until its writer has ended, or until another try has begun a file of its own: true if nothing
+    /// follows it. The books tell of another try a moment before its file is there.
     fn follow(
         &mut self,
         of: Target,
-        source: &Source,
         mut tail: Tail,
         answer: &mut dyn Answer,
         gone: &Receiver<Infallible>,
-    ) -> Result<Option<Source>, Error> {
+    ) -> Result<bool, Error> {
         let mut text = Chunks::default();
-        let mut now = self.log_source(of)?;
         loop {
+            // Looked at before the file is read to its end, and in this order, so that nothing can come after.
+            let over = self.log_source(of)?.over;
+            let replaced = tail.is_replaced().map_err(unreadable)?;
             while text.read(&mut tail)? {
                 text.tell(answer, false)?;
             }
-            answer.flush().map_err(Error::Asker)?;
-            // Read to its end since this was seen: all is told.
-            if now.over || now.attempt != source.attempt {
+            if over || replaced {
                 text.tell(answer, true)?;
-                return Ok((!now.over || now.attempt != source.attempt).then_some(now));
+                answer.flush().map_err(Error::Asker)?;
+                return Ok(!replaced);
             }
+            answer.flush().map_err(Error::Asker)?;
             self.still_wanted(gone)?;
             tail.wait(clock::now() + LOOK).map_err(unreadable)?;
-            now = self.log_source(of)?;
         }
     }
 
     /// Waits until there may be a log.
-    fn log_begins(
-        &mut self,
-        of: Target,
-        gone: &Receiver<Infallible>,
-    ) -> Result<Option<Source>, Error> {
+    fn log_begins(&mut self, of: Target, gone: &Receiver<Infallible>) -> Result<Source, Error> {
         let subscription = self.ports.database.subscribe(ROOM).map_err(failure)?;
         let lane: &Receiver<Subscription> = &subscription;
         let now = self.log_source(of)?;
         if now.over || now.path.as_ref().is_some_and(|path| path.exists()) {
-            return Ok(Some(now));
+            return Ok(now);
         }
         let late = crossbeam_channel::after(LOOK);
         select! {
@@ -262,7 +264,7 @@ impl Live {
             recv(late) -> _ => {}
         }
         self.still_wanted(gone)?;
-        Ok(Some(self.log_source(of)?))
+        Ok(self.log_source(of)?)
     }
 
     fn still_wanted(&self, gone: &Receiver<Infallible>) -> Result<(), Error> {
@@ -280,12 +282,12 @@ impl Live {
             Target::Build(id) => {
                 let build = self.build(id)?;
                 let over = !build.status.is_pending();
-                Ok(Source { path: build.log, attempt: build.attempts, over })
+                Ok(Source { path: build.log, over })
             }
             Target::Evaluation(id) => {
                 let over = self.evaluation(id)?.status != EvaluationStatus::Started;
                 let path = self.ports.facts.log_directory.join(format!("evaluations/{id}.gz"));
-                Ok(Source { path: Some(path), attempt: 1, over })
+                Ok(Source { path: Some(path), over })
             }
         }
     }
@@ -334,7 +336,6 @@ fn watch<'a>(
 /// Where a log is, and whether more may come.
 struct Source {
     path: Option<PathBuf>,
-    attempt: i64,
     over: bool,
 }
 

@@ -1,18 +1,19 @@
 //! Answers that are read from the books and the actors' memory.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::live::{Live, failure, gone, not_found};
 use crate::control::{Answer, Error};
 use crate::daemon::registry::State;
-use crate::db::{builds, evaluations, events, jobsets, maintenance, records};
+use crate::db::{builds, evaluations, events, jobsets, maintenance, records, workers};
 use crate::model::error::chain;
 use crate::model::jobset::Jobset;
 use crate::model::spec::{JobsetName, Specification};
 use crate::model::status::JobsetStatus;
 use crate::proto::control::view::{
     self, BuildCounts, ChannelView, EvaluationCounts, JobsetCounts, JobsetView, Paused,
-    ProblemView, StatusView, TokenView, UpdateTimesView, WorkerView, json,
+    ProblemView, StatusView, TokenView, UpdateTimesView, WorkerView, WriterView, json,
 };
 use crate::proto::control::{Builds, Failure, FailureKind};
 use crate::spec;
@@ -21,6 +22,9 @@ use crate::sys::{clock, file};
 /// The settings that outlive the process: present while paused.
 pub(super) const PAUSED_BUILDS: &str = "paused.builds";
 pub(super) const PAUSED_EVALUATIONS: &str = "paused.evaluations";
+
+/// A writer that does not answer within this is busy with a disk that is slow: the rest is told without it.
+const WRITER: Duration = Duration::from_millis(500);
 
 impl Live {
     pub(super) fn show_status(&mut self, answer: &mut dyn Answer) -> Result<(), Error> {
@@ -50,6 +54,11 @@ impl Live {
                 slots: facts.max_evaluations,
             },
             paused,
+            writer: self.ports.database.tally(WRITER).map(|tally| WriterView {
+                transactions: tally.transactions,
+                requests: tally.requests,
+                seconds: tally.busy.as_secs_f64(),
+            }),
             free_space: file::free_space(&facts.state_directory).ok(),
             last_event,
             warnings: &facts.warnings,
@@ -160,7 +169,7 @@ impl Live {
     }
 
     pub(super) fn show_workers(&mut self, answer: &mut dyn Answer) -> Result<(), Error> {
-        for worker in records::workers(self.reader()?).map_err(failure)? {
+        for worker in workers::list(self.reader()?).map_err(failure)? {
             let view = WorkerView {
                 name: &worker.name,
                 address: &worker.address,

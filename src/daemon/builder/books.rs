@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::actor::{Gone, Spawner};
 use crate::db::builds::{self, Changes};
+use crate::db::workers::{self, Note};
 use crate::db::{Database, Error, Tx, records};
 use crate::model::build::{BuildId, Order, Outcome};
 use crate::model::error::chain;
@@ -68,17 +69,29 @@ pub(super) struct End {
     pub(super) outcome: Outcome,
 }
 
+/// A build that is to start.
+#[derive(Clone, Debug)]
+pub(super) struct Start {
+    pub(super) id: BuildId,
+    /// The remote worker that is to have it.
+    pub(super) worker: Option<String>,
+}
+
 /// What the books are to be told at once.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) ends: Vec<End>,
-    pub(super) starts: Vec<BuildId>,
+    pub(super) starts: Vec<Start>,
     pub(super) commands: Vec<Asked>,
+    pub(super) notes: Vec<Note>,
 }
 
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
-        self.ends.is_empty() && self.starts.is_empty() && self.commands.is_empty()
+        self.ends.is_empty()
+            && self.starts.is_empty()
+            && self.commands.is_empty()
+            && self.notes.is_empty()
     }
 }
 
@@ -150,7 +163,13 @@ struct Pen {
 
 impl Pen {
     fn write(&self, batch: Batch) -> Written {
-        let Batch { ends, starts, commands } = batch;
+        let Batch { ends, starts, commands, notes } = batch;
+        // First, so that whoever reads of a build finds its worker.
+        if !notes.is_empty()
+            && let Err(error) = self.database.write("workers", move |tx| workers::note(tx, &notes))
+        {
+            log::warn!(target: "builder", "news of workers were not recorded: {}", chain(&error));
+        }
         let mut written = self.all_at_once(&ends, &starts).unwrap_or_else(|error| {
             log::debug!(target: "builder", "a batch of builds is written one by one: {error}");
             self.one_by_one(&ends, &starts)
@@ -167,7 +186,7 @@ impl Pen {
         written
     }
 
-    fn all_at_once(&self, ends: &[End], starts: &[BuildId]) -> Result<Written, Error> {
+    fn all_at_once(&self, ends: &[End], starts: &[Start]) -> Result<Written, Error> {
         if ends.is_empty() && starts.is_empty() {
             return Ok(Written::default());
         }
@@ -178,14 +197,14 @@ impl Pen {
                 written.changes.push(builds::end(tx, end.id, end.attempt, &end.outcome)?);
                 written.ended.push(end.id);
             }
-            for &id in &starts {
-                written.started.push((id, Ok(start(tx, id, &logs)?)));
+            for wanted in &starts {
+                written.started.push((wanted.id, Ok(start(tx, wanted, &logs)?)));
             }
             Ok(written)
         })
     }
 
-    fn one_by_one(&self, ends: &[End], starts: &[BuildId]) -> Written {
+    fn one_by_one(&self, ends: &[End], starts: &[Start]) -> Written {
         let mut written = Written::default();
         for end in ends {
             let End { id, attempt, outcome } = end.clone();
@@ -201,9 +220,9 @@ impl Pen {
             }
             written.ended.push(id);
         }
-        for &id in starts {
-            let logs = Arc::clone(&self.logs);
-            let order = self.database.write("build starts", move |tx| start(tx, id, &logs));
+        for wanted in starts.iter().cloned() {
+            let (id, logs) = (wanted.id, Arc::clone(&self.logs));
+            let order = self.database.write("build starts", move |tx| start(tx, &wanted, &logs));
             written.started.push((id, order));
         }
         written
@@ -237,10 +256,15 @@ impl Pen {
 }
 
 /// Starts a build in the books. Refuses one that has others to wait for since the queue took it.
-fn start(tx: &mut Tx<'_>, id: BuildId, logs: &std::path::Path) -> Result<Order, Error> {
+fn start(
+    tx: &mut Tx<'_>,
+    Start { id, worker }: &Start,
+    logs: &std::path::Path,
+) -> Result<Order, Error> {
+    let id = *id;
     let entries = builds::entries(tx.conn, &[id])?;
     if let Some(dependency) = entries.first().and_then(|entry| entry.waits_for.first()) {
         return Err(Error::Conflict(format!("build {id} waits for build {dependency}")));
     }
-    builds::start(tx, id, logs, None)
+    builds::start(tx, id, logs, worker.as_deref())
 }

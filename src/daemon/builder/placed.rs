@@ -4,19 +4,27 @@ use std::path::PathBuf;
 
 use crate::model::build::{BuildId, Order, Outcome};
 
+/// Who has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    /// One of the backends of this machine.
+    Backend(usize),
+    /// A remote worker.
+    Far,
+}
+
 pub(super) struct Placed {
-    /// Which of the backends has it.
-    pub(super) backend: usize,
+    pub(super) place: Place,
     /// For people: the job and its jobset.
     job: String,
     log: PathBuf,
 }
 
 impl Placed {
-    pub(super) fn new(backend: usize, order: &Order) -> Self {
+    pub(super) fn new(place: Place, order: &Order) -> Self {
         let job = format!("{} of {}", order.job, order.jobset);
         log::debug!(target: "builder", "build {} ({job}) starts, try {}", order.id, order.attempt);
-        Self { backend, job, log: order.log.clone() }
+        Self { place, job, log: order.log.clone() }
     }
 
     /// A line for an end that somebody may want to know of. What goes well is only of interest in detail: there may be
@@ -33,7 +41,7 @@ impl Placed {
             Outcome::DependencyFailed(why) => {
                 log::info!(target: "builder", "build {id} ({job}): {why}; its log is {log}");
             }
-            Outcome::Aborted(why) => {
+            Outcome::Aborted(why) | Outcome::Missing(why) | Outcome::Lost(why) => {
                 log::warn!(target: "builder", "a try of build {id} ({job}) was aborted: {why}; its log is {log}");
             }
             Outcome::NoSpace(why) | Outcome::Postponed(why) => {

@@ -128,10 +128,22 @@ impl Active {
     }
 }
 
+/// What [`Queue::take`] hands out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) id: BuildId,
+    /// The system of one that goes to a remote worker.
+    pub(crate) far: Option<Arc<str>>,
+}
+
 /// See the module's documentation.
 pub(crate) struct Queue {
     slots: usize,
     taken: usize,
+    /// Systems for which remote workers want work now, where derivations go to such.
+    open: Option<BTreeSet<Arc<str>>>,
+    /// Active builds that go to remote workers, and hold no slot.
+    far: BTreeSet<BuildId>,
     paused: bool,
     short: bool,
     pending: BTreeMap<BuildId, Pending>,
@@ -151,6 +163,8 @@ impl Queue {
         Self {
             slots,
             taken: 0,
+            open: None,
+            far: BTreeSet::new(),
             paused: false,
             short: false,
             pending: BTreeMap::new(),
@@ -196,21 +210,68 @@ impl Queue {
         stop
     }
 
-    /// Hands out the first build that may run; it holds a slot from now on.
-    pub(crate) fn take(&mut self) -> Option<BuildId> {
-        if !self.is_hungry() || self.short {
+    /// Hands out the first build that may run; it holds a slot from now on, or goes to a remote worker.
+    pub(crate) fn take(&mut self) -> Option<Taken> {
+        if self.short {
             return None;
         }
-        let id = self.heads.first()?.0.id;
-        self.forget(id);
-        self.active.insert(id, Active::Starting { doubted: false });
-        self.taken += 1;
-        Some(id)
+        let (key, (kind, system)) = self.next()?.clone();
+        let far = self.is_far(kind).then_some(system);
+        self.forget(key.id);
+        self.active.insert(key.id, Active::Starting { doubted: false });
+        if far.is_some() {
+            self.far.insert(key.id);
+        } else {
+            self.taken += 1;
+        }
+        Some(Taken { id: key.id, far })
     }
 
     /// Whether a build would run now if only there is space on the disk.
     pub(crate) fn is_hungry(&self) -> bool {
-        !self.paused && self.taken < self.slots && !self.heads.is_empty()
+        self.next().is_some()
+    }
+
+    /// The first build that may run, as far as slots, workers and a pause go: there are few classes.
+    fn next(&self) -> Option<&(Key, ClassKey)> {
+        let free = |(_, class): &&(Key, ClassKey)| self.is_free(class);
+        self.heads.iter().filter(|_| !self.paused).find(free)
+    }
+
+    fn is_free(&self, (kind, system): &ClassKey) -> bool {
+        match &self.open {
+            Some(open) if self.is_far(*kind) => open.contains(system),
+            Some(_) | None => self.taken < self.slots,
+        }
+    }
+
+    fn is_far(&self, kind: Kind) -> bool {
+        self.open.is_some() && kind != Kind::Process
+    }
+
+    /// Derivations go to remote workers, and these are the systems for which there are some that want work.
+    pub(crate) fn set_open(&mut self, open: BTreeSet<Arc<str>>) {
+        self.open = Some(open);
+    }
+
+    /// A remote worker has had it since before the start.
+    pub(crate) fn resume(&mut self, id: BuildId, attempt: i64) {
+        self.active.insert(id, Active::Running { attempt, stale: false });
+        self.far.insert(id);
+    }
+
+    /// A remote worker has it and keeps it while we are gone.
+    pub(crate) fn leave(&mut self, id: BuildId) {
+        if self.far.remove(&id) {
+            self.active.remove(&id);
+        }
+    }
+
+    /// What it held is free.
+    fn free(&mut self, id: BuildId) {
+        if !self.far.remove(&id) {
+            self.taken -= 1;
+        }
     }
 
     /// The books say that it started. True if they have changed since: it is to be followed again.
@@ -224,7 +285,7 @@ impl Queue {
     pub(crate) fn not_started(&mut self, id: BuildId) {
         let before = self.active.remove(&id);
         debug_assert!(matches!(before, Some(Active::Starting { .. })), "{id} was {before:?}");
-        self.taken -= 1;
+        self.free(id);
     }
 
     /// Its run is over and its slot free. False if it is not known to run: an old report.
@@ -233,7 +294,7 @@ impl Queue {
         match *active {
             Active::Running { attempt: current, .. } if current == attempt => {
                 *active = Active::Ending;
-                self.taken -= 1;
+                self.free(id);
                 true
             }
             Active::Starting { .. } | Active::Running { .. } | Active::Ending => false,
@@ -350,7 +411,7 @@ impl Queue {
             Reason::Paused
         } else if self.short {
             Reason::NoSpace
-        } else if self.taken >= self.slots {
+        } else if !self.is_free(&pending.class) {
             Reason::Slots
         } else {
             Reason::Queued

@@ -7,18 +7,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
-use super::books::{self, Asked, Batch, Books, End, Written};
-use super::placed::Placed;
-use super::queue::{Facts, Queue, Reason};
-use super::{Backend, Report, Settings, Waiting};
+use super::books::{self, Asked, Batch, Books, End, Start, Written};
+use super::placed::{Place, Placed};
+use super::queue::{Facts, Queue, Reason, Taken};
+use super::remote::{Heard, News};
+use super::{Backend, Report, Settings, Team, Waiting};
 use crate::actor::{Gone, Spawner};
 use crate::daemon::space::{Disks, Space};
 use crate::db::builds::{self, Changes};
 use crate::db::{Database, Error, Reader, records};
 use crate::model::build::{BuildId, Entry, Kind, Order, Outcome, Store};
 use crate::model::error::chain;
+use crate::model::evaluation::EvaluationId;
 use crate::sys::clock;
 
 /// Entries that one query loads: enough to make its cost per entry that of a row.
@@ -38,7 +40,7 @@ const MAX_COMMANDS: usize = 64;
 
 pub(super) struct Builder {
     queue: Queue,
-    backends: Vec<Box<dyn Backend>>,
+    backends: Team,
     /// Which backend has which build.
     placed: BTreeMap<BuildId, Placed>,
     reader: Reader,
@@ -52,12 +54,17 @@ pub(super) struct Builder {
     reread: Option<Instant>,
     /// Whether a pause of an earlier life is ignored.
     one_shot: bool,
+    /// Where evaluations go that are to be made again.
+    repeats: Sender<EvaluationId>,
 }
 
 /// What keeps builds of a kind and system from running on any of `backends`.
-fn obstacle(backends: &[Box<dyn Backend>], kind: Kind, system: &str) -> Option<Reason> {
+fn obstacle(backends: &Team, kind: Kind, system: &str) -> Option<Reason> {
+    if let (Some(remote), Kind::Derivation(store)) = (&backends.remote, kind) {
+        return remote.obstacle(store, system);
+    }
     let mut reason = Some(Reason::NoBackend(kind));
-    for backend in backends.iter().filter(|backend| backend.kind() == kind) {
+    for backend in backends.near.iter().filter(|backend| backend.kind() == kind) {
         reason = Some(backend.obstacle(system)?);
     }
     reason
@@ -69,7 +76,8 @@ impl Builder {
         threads: &Spawner,
         database: Database,
         settings: &Settings,
-        backends: Vec<Box<dyn Backend>>,
+        backends: Team,
+        repeats: Sender<EvaluationId>,
     ) -> io::Result<(Self, Receiver<Written>)> {
         let reader = database.reader().map_err(io::Error::other)?;
         let (books, written) =
@@ -86,6 +94,7 @@ impl Builder {
             unread: BTreeSet::new(),
             reread: None,
             one_shot: settings.one_shot,
+            repeats,
         };
         Ok((builder, written))
     }
@@ -108,6 +117,12 @@ impl Builder {
             }
             None => {}
         }
+        if let Some(remote) = &self.backends.remote {
+            self.queue.set_open(remote.open());
+            for (id, attempt) in remote.builds() {
+                self.queue.resume(id, attempt);
+            }
+        }
         self.follow(now, ids);
         log::info!(target: "builder", "{} builds are scheduled", self.queue.pending().count());
         Ok(())
@@ -118,8 +133,16 @@ impl Builder {
         if self.queue.is_hungry() && self.space.is_due(now) {
             self.measure(now);
         }
-        while let Some(id) = self.queue.take() {
-            self.batch.starts.push(id);
+        while let Some(Taken { id, far }) = self.queue.take() {
+            let worker = match (far, &mut self.backends.remote) {
+                (Some(system), Some(remote)) => {
+                    let worker = remote.reserve(id, &system);
+                    self.queue.set_open(remote.open());
+                    worker
+                }
+                (Some(_) | None, _) => None,
+            };
+            self.batch.starts.push(Start { id, worker });
         }
         self.finish_writing()
     }
@@ -136,13 +159,35 @@ impl Builder {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let starved = self.space.is_short() && self.queue.is_hungry();
         let space = self.space.due().filter(|_| starved);
-        self.queue.deadline().into_iter().chain(space).chain(self.reread).min()
+        let remote = self.backends.remote.as_ref().and_then(|remote| remote.deadline());
+        self.queue.deadline().into_iter().chain(space).chain(self.reread).chain(remote).min()
     }
 
     pub(super) fn on_deadline(&mut self, now: Instant) {
         self.queue.on_deadline(now);
         if self.reread.is_some_and(|due| due <= now) {
             self.follow(now, vec![]);
+        }
+        if let Some(remote) = &mut self.backends.remote
+            && remote.deadline().is_some_and(|due| due <= now)
+        {
+            let news = remote.on_deadline(now);
+            self.on_news(news);
+        }
+    }
+
+    /// Something came from the side of remote workers.
+    pub(super) fn on_heard(&mut self, now: Instant, heard: Heard) {
+        if let Some(remote) = &mut self.backends.remote {
+            let news = remote.on_heard(now, heard);
+            self.on_news(news);
+        }
+    }
+
+    fn on_news(&mut self, news: News) {
+        self.batch.notes.extend(news.notes);
+        for report in news.reports {
+            self.on_report(report);
         }
     }
 
@@ -163,6 +208,9 @@ impl Builder {
             }
             Report::Changed => {
                 let backends = &self.backends;
+                if let Some(remote) = &backends.remote {
+                    self.queue.set_open(remote.open());
+                }
                 self.queue.reconsider(&|kind, system| obstacle(backends, kind, system));
             }
         }
@@ -170,7 +218,7 @@ impl Builder {
 
     pub(super) fn on_changes(&mut self, now: Instant, changes: Changes) {
         self.heed(&changes);
-        let Changes { scheduled, ended, reused: _ } = changes;
+        let Changes { scheduled, ended, reused: _, repeats: _ } = changes;
         self.follow(now, scheduled.into_iter().chain(ended).collect());
     }
 
@@ -212,7 +260,7 @@ impl Builder {
                             log::error!(target: "builder", "build {id} cannot start: {}", chain(&error));
                         }
                     }
-                    self.queue.not_started(id);
+                    self.not_started(id);
                     refused.push(id);
                 }
             }
@@ -224,6 +272,9 @@ impl Builder {
         for changes in written.changes {
             heeded.scheduled.extend(changes.scheduled);
             heeded.ended.extend(changes.ended);
+            for id in changes.repeats {
+                let _ = self.repeats.try_send(id); // It is promised all the same.
+            }
         }
         heeded.ended.extend(&refused);
         self.heed(&heeded);
@@ -248,8 +299,34 @@ impl Builder {
     }
 
     fn heed(&mut self, changes: &Changes) {
-        for backend in &mut self.backends {
+        for backend in &mut self.backends.near {
             backend.heed(changes);
+        }
+        if let Some(remote) = &mut self.backends.remote {
+            let news = remote.settle(&changes.ended);
+            self.on_news(news);
+        }
+    }
+
+    /// The books refused to start it, or it will not be asked of them.
+    fn not_started(&mut self, id: BuildId) {
+        self.queue.not_started(id);
+        if let Some(remote) = &mut self.backends.remote {
+            remote.release(id);
+            self.queue.set_open(remote.open());
+        }
+    }
+
+    fn cancel(&mut self, id: BuildId) {
+        match self.placed.get(&id).map(|placed| placed.place) {
+            Some(Place::Backend(backend)) => self.backends.near[backend].cancel(id),
+            Some(Place::Far) => {
+                if let Some(remote) = &mut self.backends.remote {
+                    let news = remote.cancel(id);
+                    self.on_news(news);
+                }
+            }
+            None => {}
         }
     }
 
@@ -298,11 +375,20 @@ impl Builder {
 
     /// For the stop: nothing starts any more, and what runs is told to end.
     pub(super) fn cancel_all(&mut self) {
-        for id in std::mem::take(&mut self.batch.starts) {
-            self.queue.not_started(id);
+        for start in std::mem::take(&mut self.batch.starts) {
+            self.not_started(start.id);
         }
-        for (&id, placed) in &self.placed {
-            self.backends[placed.backend].cancel(id);
+        let running: Vec<BuildId> = self.placed.keys().copied().collect();
+        running.into_iter().for_each(|id| self.cancel(id));
+    }
+
+    /// For the stop: what remote workers have they keep, and the next life finds it with them.
+    pub(super) fn leave_far(&mut self) {
+        let Some(remote) = &mut self.backends.remote else { return };
+        remote.leave();
+        for (id, _) in remote.builds() {
+            self.placed.remove(&id);
+            self.queue.leave(id);
         }
     }
 
@@ -324,7 +410,7 @@ impl Builder {
                     self.queue.started(id, attempt);
                     self.on_report(Report::Ended { id, attempt, outcome: Outcome::Interrupted });
                 }
-                Err(_) => self.queue.not_started(id),
+                Err(_) => self.not_started(id),
             }
         }
         for id in written.ended {
@@ -347,18 +433,25 @@ impl Builder {
         } else {
             Kind::Derivation(Store::of(&order.derivation))
         };
+        if let (Some(remote), Kind::Derivation(_)) = (&mut self.backends.remote, kind) {
+            self.placed.insert(order.id, Placed::new(Place::Far, &order));
+            let news = remote.start(order);
+            self.on_news(news);
+            return;
+        }
         let able = |backend: &dyn Backend| {
             backend.kind() == kind && backend.obstacle(&order.system).is_none()
         };
-        let Some(backend) = self.backends.iter().position(|backend| able(backend.as_ref())) else {
+        let near = &self.backends.near;
+        let Some(backend) = near.iter().position(|backend| able(backend.as_ref())) else {
             // An obstacle came up since the queue took it.
             let Order { id, attempt, .. } = order;
             self.on_report(Report::Changed);
             self.on_report(Report::Ended { id, attempt, outcome: Outcome::Interrupted });
             return;
         };
-        self.placed.insert(order.id, Placed::new(backend, &order));
-        self.backends[backend].start(order);
+        self.placed.insert(order.id, Placed::new(Place::Backend(backend), &order));
+        self.backends.near[backend].start(order);
     }
 
     /// Makes the queue agree with the books about these builds.
@@ -381,9 +474,7 @@ impl Builder {
         let stop = self.queue.follow(facts, &|kind, system| obstacle(backends, kind, system));
         for id in stop {
             log::debug!(target: "builder", "build {id} ended in the books and is stopped");
-            if let Some(placed) = self.placed.get(&id) {
-                self.backends[placed.backend].cancel(id);
-            }
+            self.cancel(id);
         }
     }
 

@@ -95,6 +95,25 @@ impl Care {
     }
 }
 
+/// Takes into a store what was built elsewhere.
+#[derive(Clone)]
+pub(super) struct Taker {
+    tools: Arc<Tools>,
+    reach: Reach,
+}
+
+impl Taker {
+    /// Whether the daemon answers.
+    pub(super) fn is_open(&self) -> bool {
+        self.reach.is_open()
+    }
+
+    /// Has the daemon fetch a build's outputs from `url` if they are not there; blocks.
+    pub(super) fn take(&self, order: &Order, url: &str, leash: &Leash<Closer>) -> Outcome {
+        job::take(&self.tools, order, url, leash, &self.reach)
+    }
+}
+
 /// See the module's documentation.
 pub(crate) struct StoreDaemon {
     store: Store,
@@ -121,6 +140,7 @@ impl StoreDaemon {
         };
         let (keeper, inbox) = keeper::prepare(store);
         let ears = (lane.clone(), keeper.clone());
+        let far = !matches!(address, Address::Unix(_));
         let (address, tunnel) = match address {
             Address::Ssh(remote) => {
                 let socket = settings.state_directory.join(match dialect {
@@ -132,12 +152,12 @@ impl StoreDaemon {
             }
             near => (near, None),
         };
-        let far = tunnel.is_some();
         let reach = Reach::spawn(threads, dialect, (address.clone(), tunnel), ears)?;
         let means = keeper::Means {
             dialect,
             address: address.clone(),
             store: store::directory(dialect),
+            far,
             directory: roots_directory(&settings.state_directory),
             database: database.clone(),
         };
@@ -154,6 +174,10 @@ impl StoreDaemon {
 
     pub(super) fn care(&self) -> Care {
         self.care.clone()
+    }
+
+    pub(super) fn taker(&self) -> (Store, Taker) {
+        (self.store, Taker { tools: Arc::clone(&self.tools), reach: self.reach.clone() })
     }
 }
 

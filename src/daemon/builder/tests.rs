@@ -67,6 +67,7 @@ fn settings(place: &TempDir) -> Settings {
         fallback: false,
         one_shot: false,
         daemons: Vec::new(),
+        remote: None,
     }
 }
 
@@ -91,8 +92,14 @@ impl Life {
         let ((orders, ordered), (cancels, canceled)) = (bounded(100), bounded(100));
         let (lane, reports) = report_lane(settings.max_builds);
         let backend = Box::new(Scripted { orders, cancels });
-        let builder =
-            spawn_with(&spawner, database.clone(), settings, vec![backend], reports).unwrap();
+        let builder = spawn_with(
+            &spawner,
+            database.clone(),
+            settings,
+            Team { near: vec![backend], remote: None },
+            (reports, never(), bounded(1).0),
+        )
+        .unwrap();
         Self {
             threads,
             database,

@@ -8,7 +8,7 @@ use rusqlite::{Connection, params};
 
 use super::change::{Known, Work};
 use super::register::StoredWork;
-use super::{Changes, list, weather};
+use super::{Changes, list, missing, weather};
 use crate::db::{Error, Tx, evaluations};
 use crate::model::build::{BuildId, Kind, Need, Order, Outcome};
 use crate::model::event::What;
@@ -60,17 +60,20 @@ pub(crate) fn start(
         Some(id),
         Some(BuildStatus::Started.word()),
     )?;
-    order(tx, known, log)
+    let attempt = known.attempt + 1;
+    order(tx, known, attempt, log)
 }
 
-fn order(tx: &Tx<'_>, known: Known, log: PathBuf) -> Result<Order, Error> {
+fn order(tx: &Tx<'_>, known: Known, attempt: i64, log: PathBuf) -> Result<Order, Error> {
     let id = known.id;
-    let (derivation, priority, timeout, max_silent_time) = tx
+    let (derivation, priority, timeout, max_silent_time, worker) = tx
         .conn
         .prepare_cached(
-            "SELECT derivation, priority, timeout, max_silent FROM builds WHERE id = ?1",
+            "SELECT derivation, priority, timeout, max_silent, worker FROM builds WHERE id = ?1",
         )?
-        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+        .query_row([id], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+        })?;
     let (process, needs) = match known.kind {
         Some(Kind::Process) => {
             let (work, needs) = process_work(tx, id)?;
@@ -80,7 +83,7 @@ fn order(tx: &Tx<'_>, known: Known, log: PathBuf) -> Result<Order, Error> {
     };
     Ok(Order {
         id,
-        attempt: known.attempt + 1,
+        attempt,
         checkouts: evaluations::checkouts(tx.conn, known.evaluation)?,
         jobset: known.jobset,
         evaluation: known.evaluation,
@@ -93,6 +96,7 @@ fn order(tx: &Tx<'_>, known: Known, log: PathBuf) -> Result<Order, Error> {
         process,
         needs,
         log,
+        worker,
     })
 }
 
@@ -148,12 +152,25 @@ pub(crate) fn end(
         Outcome::Aborted(why) if known.attempts >= TRIES => {
             fail(&mut work, &known, BuildStatus::Aborted, why)?;
         }
-        Outcome::Aborted(why) => {
-            let power = u32::try_from(known.attempts - 1).unwrap_or(0);
-            let retry_at = work.tx.now.after(BACKOFF * 3_u32.saturating_pow(power));
+        Outcome::Lost(why) if known.attempts >= TRIES => {
+            fail(&mut work, &known, BuildStatus::Aborted, why)?;
+        }
+        Outcome::Aborted(why) => back_off(&mut work, &known, why)?,
+        Outcome::Lost(why) => {
             put_back(&mut work, &known)?;
-            note_wait(&work, id, Some(retry_at), why)?;
+            note_wait(&work, id, None, why)?;
             work.settle(id)?;
+        }
+        Outcome::Missing(why) => {
+            let repeat = missing::repeat(&mut work, id)?;
+            if known.attempts < TRIES && (repeat.is_some() || missing::is_expected(&work, id)?) {
+                back_off(&mut work, &known, why)?;
+            } else {
+                fail(&mut work, &known, BuildStatus::Aborted, why)?;
+            }
+            let mut changes = work.done()?;
+            changes.repeats.extend(repeat);
+            return Ok(changes);
         }
         Outcome::NoSpace(why) => {
             put_back(&mut work, &known)?;
@@ -187,6 +204,15 @@ fn fail(
     work.finish(known, status, Some(why))?;
     weather::judge(work.tx, known, status)?;
     work.fail_dependents(known.id)
+}
+
+/// Schedules a build whose try was aborted: for later and later.
+fn back_off(work: &mut Work<'_, '_>, known: &Known, why: &str) -> Result<(), Error> {
+    let power = u32::try_from(known.attempts - 1).unwrap_or(0);
+    let retry_at = work.tx.now.after(BACKOFF * 3_u32.saturating_pow(power));
+    put_back(work, known)?;
+    note_wait(work, known.id, Some(retry_at), why)?;
+    work.settle(known.id)
 }
 
 /// Schedules a build that was running. What it needs may have been restarted meanwhile and have failed: settle it
@@ -256,6 +282,34 @@ pub(in crate::db) fn insert_products(
             product.sha256
         ])?;
     }
+    Ok(())
+}
+
+/// At start-up: the builds that remote workers were building, which they may still be.
+pub(crate) fn abroad(tx: &mut Tx<'_>) -> Result<Vec<Order>, Error> {
+    let running: Vec<(BuildId, Option<String>)> = tx
+        .conn
+        .prepare_cached(
+            "SELECT id, log FROM builds WHERE status < 0 AND status = -1 AND kind <> 0 AND worker IS NOT NULL ORDER BY id",
+        )?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    let mut orders = Vec::with_capacity(running.len());
+    for (id, log) in running {
+        let known = Work::new(tx).known(id)?;
+        let attempt = known.attempt;
+        orders.push(order(tx, known, attempt, log.unwrap_or_default().into())?);
+    }
+    Ok(orders)
+}
+
+/// At start-up of a daemon that has no remote workers: what they were building is scheduled again with the rest.
+pub(crate) fn call_home(tx: &mut Tx<'_>) -> Result<(), Error> {
+    tx.conn
+        .prepare_cached(
+            "UPDATE builds SET worker = NULL WHERE status < 0 AND status IN (-3, -1) AND kind <> 0 AND worker IS NOT NULL",
+        )?
+        .execute([])?;
     Ok(())
 }
 

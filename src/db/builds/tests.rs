@@ -2,5 +2,6 @@
 
 mod graph;
 mod life;
+mod missing;
 mod random;
 mod wanted;

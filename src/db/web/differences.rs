@@ -1,8 +1,10 @@
 //! What differs between the jobs of two evaluations.
 
-use rusqlite::{Connection, Row, named_params};
+use std::cmp::Ordering;
 
-use crate::db::{Error, convert};
+use rusqlite::{Connection, Row};
+
+use crate::db::Error;
 use crate::model::build::BuildId;
 use crate::model::evaluation::EvaluationId;
 use crate::model::status::BuildStatus;
@@ -12,8 +14,15 @@ use crate::model::status::BuildStatus;
 pub(crate) struct Difference {
     pub(crate) job: String,
     pub(crate) system: String,
-    pub(crate) from: Option<(BuildId, BuildStatus)>,
-    pub(crate) to: Option<(BuildId, BuildStatus)>,
+    pub(crate) from: Option<State>,
+    pub(crate) to: Option<State>,
+}
+
+impl Difference {
+    pub(crate) fn change(&self) -> Option<Change> {
+        let Self { job, system, from, to } = self;
+        Seen { job, system, from: *from, to: *to }.change()
+    }
 }
 
 /// What a difference means.
@@ -40,7 +49,30 @@ impl Change {
     ];
 }
 
-impl Difference {
+/// A build, and how far it has come.
+type State = (BuildId, BuildStatus);
+
+/// A job of either evaluation, where it stands in the books.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen<'a> {
+    pub(crate) job: &'a str,
+    pub(crate) system: &'a str,
+    pub(crate) from: Option<State>,
+    pub(crate) to: Option<State>,
+}
+
+impl Seen<'_> {
+    /// Whether the evaluations do not agree on it, or it has not succeeded.
+    fn is_difference(&self) -> bool {
+        let good = |state: Option<State>| matches!(state, Some((_, BuildStatus::Succeeded)));
+        !(good(self.from) && good(self.to))
+    }
+
+    fn to_difference(self) -> Difference {
+        let Self { job, system, from, to } = self;
+        Difference { job: job.to_owned(), system: system.to_owned(), from, to }
+    }
+
     /// `None` if there is nothing to tell: another build succeeded as the one before it did.
     pub(crate) fn change(&self) -> Option<Change> {
         use BuildStatus::{
@@ -63,44 +95,68 @@ impl Difference {
     }
 }
 
-/// In the order of names, what is gone last; at most `limit` of either.
+/// The first `limit` differences, in the order of names.
 pub(crate) fn between(
     conn: &Connection,
     from: EvaluationId,
     to: EvaluationId,
     limit: usize,
 ) -> Result<Vec<Difference>, Error> {
-    let mut there = conn.prepare_cached(
-        "SELECT j.name, j.system, o.id, o.status, n.id, n.status
-         FROM jobs j CROSS JOIN builds n ON n.id = j.build
-         LEFT JOIN jobs p ON p.evaluation = :from AND p.name = j.name AND p.system = j.system
-         LEFT JOIN builds o ON o.id = p.build
-         WHERE j.evaluation = :to AND (n.status <> 0 OR p.build IS NULL OR o.status <> 0)
-         ORDER BY j.name, j.system LIMIT :limit",
-    )?;
-    let mut gone = conn.prepare_cached(
-        "SELECT p.name, p.system, o.id, o.status, NULL, NULL
-         FROM jobs p CROSS JOIN builds o ON o.id = p.build
-         WHERE p.evaluation = :from AND NOT EXISTS (
-             SELECT 1 FROM jobs j WHERE j.evaluation = :to AND j.name = p.name AND j.system = p.system)
-         ORDER BY p.name, p.system LIMIT :limit",
-    )?;
-    let limit = convert::limit(limit);
-    let values = named_params! { ":from": from, ":to": to, ":limit": limit };
-    let mut found: Vec<Difference> = there.query_map(values, read)?.collect::<Result<_, _>>()?;
-    for difference in gone.query_map(values, read)? {
-        found.push(difference?);
-    }
+    let mut found = Vec::new();
+    each(conn, from, to, |seen| {
+        if found.len() < limit && seen.is_difference() {
+            found.push(seen.to_difference());
+        }
+        found.len() < limit
+    })?;
     Ok(found)
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Difference> {
-    let pair = |at| -> rusqlite::Result<Option<(BuildId, BuildStatus)>> {
-        let id: Option<BuildId> = row.get(at)?;
-        let status: Option<BuildStatus> = row.get(at + 1)?;
-        Ok(id.zip(status))
-    };
-    Ok(Difference { job: row.get(0)?, system: row.get(1)?, from: pair(2)?, to: pair(4)? })
+/// Tells of every job of either evaluation in the order of names, until `tell` says no. Both lists are read once, side
+/// by side, as looking each job up in the other takes up to twice as long.
+pub(crate) fn each(
+    conn: &Connection,
+    from: EvaluationId,
+    to: EvaluationId,
+    mut tell: impl FnMut(&Seen<'_>) -> bool,
+) -> Result<(), Error> {
+    const JOBS: &str = "SELECT j.name, j.system, b.id, b.status
+                        FROM jobs j CROSS JOIN builds b ON b.id = j.build
+                        WHERE j.evaluation = ?1 ORDER BY j.name, j.system";
+    let (mut before, mut after) = (conn.prepare_cached(JOBS)?, conn.prepare_cached(JOBS)?);
+    let (mut before, mut after) = (before.query([from])?, after.query([to])?);
+    let (mut old, mut new) = (before.next()?, after.next()?);
+    loop {
+        let order = match (old, new) {
+            (None, None) => return Ok(()),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(old), Some(new)) => key(old)?.cmp(&key(new)?),
+        };
+        let (old_row, new_row) = (old.filter(|_| order.is_le()), new.filter(|_| order.is_ge()));
+        // One of them is there.
+        let Some(row) = new_row.or(old_row) else { return Ok(()) };
+        let (job, system) = key(row)?;
+        let (was, is) = (old_row.map(state).transpose()?, new_row.map(state).transpose()?);
+        if !tell(&Seen { job, system, from: was, to: is }) {
+            return Ok(());
+        }
+        if order.is_le() {
+            old = before.next()?;
+        }
+        if order.is_ge() {
+            new = after.next()?;
+        }
+    }
+}
+
+fn key<'a>(row: &'a Row<'_>) -> Result<(&'a str, &'a str), Error> {
+    let text = |at| -> rusqlite::Result<&'a str> { Ok(row.get_ref(at)?.as_str()?) };
+    Ok((text(0)?, text(1)?))
+}
+
+fn state(row: &Row<'_>) -> rusqlite::Result<State> {
+    Ok((row.get(2)?, row.get(3)?))
 }
 
 #[cfg(test)]
@@ -128,9 +184,9 @@ mod tests {
         let told: Vec<_> = found.iter().map(|found| (found.job.as_str(), found.change())).collect();
         let expected = [
             ("broke", Some(Change::NewlyFailed)),
+            ("gone", Some(Change::Removed)),
             ("mended", Some(Change::NewlySucceeded)),
             ("waits", Some(Change::Added)),
-            ("gone", Some(Change::Removed)),
         ];
         assert_eq!(told, expected);
         let again = between(&books.conn, to, to, 10).unwrap();

@@ -49,10 +49,7 @@ pub(crate) fn latest_succeeded(
 }
 
 /// The jobset's evaluation before this one.
-pub(crate) fn before(
-    conn: &Connection,
-    evaluation: &Evaluation,
-) -> Result<Option<EvaluationId>, Error> {
+fn before(conn: &Connection, evaluation: &Evaluation) -> Result<Option<EvaluationId>, Error> {
     Ok(conn
         .prepare_cached(
             "SELECT id FROM evaluations WHERE jobset = ?1 AND id < ?2 ORDER BY id DESC LIMIT 1",

@@ -217,7 +217,7 @@ pub(crate) enum Bucket {
     Succeeded,
     /// Whatever ended otherwise.
     Failed,
-    /// Of those, what had succeeded in the evaluation compared with.
+    /// What itself failed, or a dependency of it, and had succeeded in the evaluation compared with.
     NewlyFailed,
     Pending,
 }
@@ -246,7 +246,7 @@ pub(crate) fn jobs(
         Bucket::Failed => "+b.status > 0",
         Bucket::Pending => "+b.status < 0",
         Bucket::NewlyFailed => {
-            "+b.status > 0 AND EXISTS (
+            "+b.status IN (1, 2) AND EXISTS (
                  SELECT 1 FROM jobs p CROSS JOIN builds q ON q.id = p.build
                  WHERE p.evaluation = :before AND p.name = j.name AND p.system = j.system AND q.status = 0)"
         }

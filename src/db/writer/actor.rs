@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, at, never, select_biased};
 use rusqlite::Connection;
 
-use super::{Applied, Message, Request, Subscriber, Subscription, Tx, late, stopping};
+use super::{Applied, Message, Request, Subscriber, Subscription, Tally, Tx, late, stopping};
 use crate::actor::{self, Gone, Stop};
 use crate::db::Error;
 use crate::model::error::chain;
@@ -38,6 +38,7 @@ struct Writer {
     group: Vec<Box<dyn Request>>,
     /// How long to wait after the next failure; `None` while writing works.
     backoff: Option<Duration>,
+    tally: Tally,
 }
 
 pub(super) fn run(conn: Connection, inbox: &Receiver<Message>, stop: Stop) -> Result<(), Gone> {
@@ -48,6 +49,7 @@ pub(super) fn run(conn: Connection, inbox: &Receiver<Message>, stop: Stop) -> Re
         subscribers: Vec::new(),
         group: Vec::new(),
         backoff: None,
+        tally: Tally::default(),
     };
     while let Ok(message) = inbox.recv() {
         actor::fault("database");
@@ -68,6 +70,7 @@ impl Writer {
                 self.subscribers.push(subscriber);
                 let _ = reply.try_send(()); // The asker may be gone.
             }
+            Message::Tally(reply) => drop(reply.try_send(self.tally)), // As above.
         }
     }
 
@@ -77,12 +80,16 @@ impl Writer {
         if self.group.is_empty() {
             return;
         }
-        match self.commit(inbox) {
+        let begun = clock::now();
+        match self.commit(begun, inbox) {
             Ok(None) => self.roll_back(),
             Ok(Some(events)) => {
                 if self.backoff.take().is_some() {
                     log::info!(target: "database", "writing works again");
                 }
+                self.tally.transactions += 1;
+                self.tally.requests += self.group.len() as u64;
+                self.tally.busy += clock::now().duration_since(begun);
                 for request in self.group.drain(..) {
                     request.answer();
                 }
@@ -107,8 +114,11 @@ impl Writer {
 
     /// Applies the group, and what else arrives within [`SPAN`], in one transaction. `None`: it took longer than some
     /// of the askers wait, and is not to be committed with what those asked for.
-    fn commit(&mut self, inbox: &Receiver<Message>) -> Result<Option<Vec<Event>>, Error> {
-        let begun = clock::now();
+    fn commit(
+        &mut self,
+        begun: Instant,
+        inbox: &Receiver<Message>,
+    ) -> Result<Option<Vec<Event>>, Error> {
         let mut events = Vec::new();
         execute(&self.conn, "BEGIN IMMEDIATE")?;
         let mut next = 0;

@@ -53,6 +53,23 @@ fn in_thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Re
     receiver
 }
 
+#[test]
+fn what_was_written_is_counted_and_a_busy_writer_holds_nobody_up() {
+    let fixture = Fixture::new();
+    let second = Duration::from_secs(1);
+    let before = fixture.database.tally(PATIENCE).unwrap();
+    fixture.database.write("one", put("one")).unwrap();
+    let one = fixture.database.tally(PATIENCE).unwrap();
+    assert_eq!((one.transactions, one.requests), (before.transactions + 1, before.requests + 1));
+    assert!(before.busy < one.busy && one.busy < PATIENCE);
+    let release = fixture.block();
+    assert_eq!(fixture.database.tally(second / 100), None);
+    drop(release);
+    fixture.database.write("two", put("two")).unwrap();
+    let all = fixture.database.tally(PATIENCE).unwrap();
+    assert!(all.transactions > one.transactions && all.busy >= one.busy + second / 100);
+}
+
 fn put(value: &'static str) -> impl FnMut(&mut Tx<'_>) -> Result<(), Error> + Send {
     move |tx| records::set(tx, value, Some(value))
 }

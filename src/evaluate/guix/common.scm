@@ -72,9 +72,15 @@
   (current-warning-port port)
   ((find-procedure '(guix diagnostics) 'guix-warning-port (const #f)) port))
 
+;; What was raised. Guile would wrap what is no error of its own, such as a store's, which then has not its type any more.
+(define (raised key arguments)
+  (match arguments
+    (((? exception? exception)) exception)
+    (_ (make-exception-from-throw key arguments))))
+
 ;; What went wrong, in a line or a few.
 (define (message key arguments)
-  (let ((exception (make-exception-from-throw key arguments)))
+  (let ((exception (raised key arguments)))
     (cond ((eq? key 'quit)
            (if (string-null? %said) "it ends Guix" %said))
           ((formatted-message? exception)
@@ -82,6 +88,9 @@
                   (formatted-message-arguments exception)))
           ((store-protocol-error? exception)
            (store-protocol-error-message exception))
+          ((store-connection-error? exception)
+           (format #f "cannot connect to the store daemon: ~a"
+                   (strerror (store-connection-error-code exception))))
           ((and (not (eq? key 'misc-error))
                 (memq key '(srfi-34 %exception))
                 ((exception-predicate &message) exception))
@@ -94,7 +103,7 @@
 
 ;; Whether what went wrong is no fault of what was being looked at: the store is away, or the machine short of something.
 (define (foreign? key arguments)
-  (let ((exception (make-exception-from-throw key arguments)))
+  (let ((exception (raised key arguments)))
     (or (store-connection-error? exception)
         (eq? key 'out-of-memory)
         (and (eq? key 'system-error)

@@ -229,11 +229,22 @@ pub(crate) struct StatusView<'a> {
     pub(crate) builds: BuildCounts,
     pub(crate) evaluations: EvaluationCounts,
     pub(crate) paused: Paused,
+    /// Null while the database is too busy to say.
+    pub(crate) writer: Option<WriterView>,
     /// Bytes, where the state is; null if unknown.
     pub(crate) free_space: Option<u64>,
     /// Where `subscribe from=` goes on.
     pub(crate) last_event: i64,
     pub(crate) warnings: &'a [String],
+}
+
+/// What the database has written since the daemon began.
+#[derive(Serialize)]
+pub(crate) struct WriterView {
+    pub(crate) transactions: u64,
+    pub(crate) requests: u64,
+    /// That all transactions took together.
+    pub(crate) seconds: f64,
 }
 
 #[derive(Serialize)]

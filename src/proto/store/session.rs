@@ -227,7 +227,7 @@ impl<S: Read + Write> Session<S> {
 
     /// What the daemon knows of an item, if it is valid.
     #[cfg_attr(
-        not(test),
+        not(any(test, fuzzing)),
         expect(dead_code, reason = "the protocol is whole before all of it is used")
     )]
     pub(crate) fn path_info(&mut self, path: &str) -> Result<Option<Info>, Error> {
@@ -266,7 +266,7 @@ impl<S: Read + Write> Session<S> {
 
     /// Adds a file of this text, which refers to `references`; returns its path. The connection holds it.
     #[cfg_attr(
-        not(test),
+        not(any(test, fuzzing)),
         expect(dead_code, reason = "the protocol is whole before all of it is used")
     )]
     pub(crate) fn add_text<T: AsRef<[u8]>>(
@@ -427,7 +427,7 @@ impl<S: Read + Write> Session<S> {
     }
 
     /// A request that has no answer, as it stands.
-    #[cfg(any(test, fuzzing))]
+    #[cfg(test)]
     pub(super) fn request(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.wire.put_raw(bytes);
         self.ask()

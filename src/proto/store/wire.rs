@@ -64,7 +64,7 @@ impl<S: Read + Write> Wire<S> {
         self.end - self.start
     }
 
-    #[cfg(any(test, fuzzing))]
+    #[cfg(test)]
     pub(super) fn put_raw(&mut self, bytes: &[u8]) {
         self.request.extend_from_slice(bytes);
     }

@@ -213,8 +213,13 @@ impl Reader {
             .send(Message::Opened { number: self.number, stream, lines, pid })
             .map_err(gone)?;
         let mut requests = Lines::new(Timed::new(Arc::clone(&self.stream)), MAX_REQUEST);
-        let (mut listens, mut attached) = (false, false);
+        let (mut listens, mut attached, mut unheard) = (false, false, false);
         loop {
+            // One wake-up does for all requests that came together.
+            if unheard && !requests.has_line() {
+                self.router.wake();
+                unheard = false;
+            }
             let limit = (!listens).then(|| clock::now() + REQUEST);
             requests.get_mut().set_deadline(limit);
             let command = match requests.read()? {
@@ -230,12 +235,8 @@ impl Reader {
             attached |= command == Ok(Command::Attach);
             listens |= attached || command == Ok(Command::Subscribe);
             let said = Message::Said { number: self.number, command };
-            let sent = if requests.has_line() {
-                self.router.send_first(said)
-            } else {
-                self.router.send(said)
-            };
-            sent.map_err(gone)?;
+            self.router.send_unheard(said).map_err(gone)?;
+            unheard = true;
         }
     }
 

@@ -310,12 +310,8 @@ impl Hall {
             let (worker, time) = (name.clone(), now.wall.0);
             out.push(Effect::Tell(Event::WorkerSeen { worker, time }));
         } else if self.workers.len() >= MAX_WORKERS {
-            let note = format!(
-                "{MAX_WORKERS} workers are here: {name} at {} is one too many",
-                from.address
-            );
-            out.push(Effect::Note(note));
-            return;
+            let why = format!("{MAX_WORKERS} workers are here, and {name} is one too many");
+            return self.refuse(now.instant, from, &why, out);
         } else {
             if self.belongs_to_another(link, &name) {
                 return self.refuse(now.instant, from, "expected one worker's name", out);
@@ -474,6 +470,8 @@ impl Hall {
         for link in &worker.links {
             if let Some(connection) = self.links.get_mut(link) {
                 connection.worker = None;
+                // It still waits on it, should its name come back.
+                connection.wants = (worker.request == Some(*link)).then(|| name.to_owned());
             }
         }
         let (worker_name, why_gone) = (name.to_owned(), why.to_owned());

@@ -25,7 +25,7 @@ use super::peers::{Link, News, Peers};
 use crate::actor::{self, Gone, PATIENCE, Spawner, Stop};
 use crate::proto::control::view::{HelpView, VersionView, json};
 use crate::proto::control::{Failure, FailureKind};
-use crate::proto::remote::link::{Command, HELP, Try};
+use crate::proto::remote::link::{Command, Event, HELP, Try, WorkerView};
 use crate::sys::{clock, socket};
 use wire::{Frames, Wire};
 
@@ -37,9 +37,6 @@ const TURN: usize = 16;
 
 /// Connections at once: two for each worker there may be, and some that are on their way out.
 const MAX_CONNECTIONS: usize = 4608;
-
-/// Between two looks whether there is room for connections again.
-const FULL: Duration = Duration::from_secs(1);
 
 /// Between two lines of the log about peers that say nonsense.
 const COMPLAINT: Duration = Duration::from_secs(10);
@@ -66,8 +63,8 @@ impl Handle {
         Ok(())
     }
 
-    /// As `send`, when another message follows at once: that one will wake the router.
-    pub(super) fn send_first(&self, message: Message) -> Result<(), Gone> {
+    /// As `send`, without waking the router, unless there is no room: `wake` is to follow soon.
+    pub(super) fn send_unheard(&self, message: Message) -> Result<(), Gone> {
         match self.inbox.try_send(message) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(message)) => {
@@ -85,7 +82,7 @@ impl Handle {
         Ok(answer.recv_timeout(PATIENCE)?)
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         // Full only after 2^64 calls: then it is awake.
         let _ = self.waker.write(1);
     }
@@ -154,7 +151,6 @@ impl Bound {
             ports,
             complained: None,
             unsaid: 0,
-            full: None,
         };
         threads.essential("router", move |stop| router.run(&inbox, &stop))?;
         let wake = move |stop: Stop| {
@@ -176,16 +172,14 @@ struct Router {
     /// When the last complaint about a peer was logged, and how many were not.
     complained: Option<Instant>,
     unsaid: usize,
-    /// When to look whether there is room for connections; `None` while there is.
-    full: Option<Instant>,
 }
 
 impl Router {
     fn run(mut self, inbox: &Receiver<Message>, stop: &Stop) -> Result<(), Gone> {
         let mut more = false;
         loop {
-            let deadline = self.hall.deadline().into_iter().chain(self.full).min();
-            if let Err(error) = self.wire.wait(if more { Some(clock::now()) } else { deadline }) {
+            let deadline = if more { Some(clock::now()) } else { self.hall.deadline() };
+            if let Err(error) = self.wire.wait(deadline) {
                 log::error!(target: "router", "cannot wait for workers: {error}");
                 return Err(Gone);
             }
@@ -340,6 +334,11 @@ impl Router {
         let now = clock::now();
         for news in news {
             match news {
+                // libzmq takes all that come, and does not begin with one that has ended.
+                News::Opened(link, _) if self.peers.len() > MAX_CONNECTIONS => {
+                    self.complain(link, "too many connections");
+                    self.hang_up(link);
+                }
                 News::Opened(link, address) => self.hall.on_open(now, link, address),
                 News::Closed(link) => {
                     let mut out = Vec::new();
@@ -347,11 +346,6 @@ impl Router {
                     self.perform(out);
                 }
             }
-        }
-        if self.full.is_none() && self.peers.len() >= MAX_CONNECTIONS {
-            log::warn!(target: "router", "{MAX_CONNECTIONS} connections: no more are taken until some end");
-            self.wire.close();
-            self.full = Some(now + FULL);
         }
     }
 
@@ -378,17 +372,6 @@ impl Router {
             self.hall.on_deadline(now, &mut out);
             self.perform(out);
         }
-        if self.full.is_some_and(|at| at <= now) {
-            let room = self.peers.len() < MAX_CONNECTIONS;
-            self.full = match room.then(|| self.wire.open()) {
-                Some(Ok(())) => None,
-                Some(Err(error)) => {
-                    log::debug!(target: "router", "cannot listen again: {error}");
-                    Some(now + FULL)
-                }
-                None => Some(now + FULL),
-            };
-        }
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
@@ -412,7 +395,7 @@ impl Router {
                     self.hang_up(link);
                 }
                 Effect::Tell(event) => {
-                    log::debug!(target: "router", "{event:?}");
+                    note(&event);
                     self.desk.tell(&event);
                 }
                 Effect::Create(path) => {
@@ -448,6 +431,29 @@ impl Router {
         let place = self.peers.descriptor(link).map(|(_, address)| address.to_string());
         let place = place.unwrap_or_default();
         log::warn!(target: "router", "hung up on a peer at {place}: {why}{unsaid}");
+    }
+}
+
+/// Logs what operators want to know of; the rest for those who look closely.
+fn note(event: &Event) {
+    match event {
+        Event::WorkerJoined { worker: WorkerView { name, address, machine, systems, .. } } => {
+            let systems = systems.join(", ");
+            log::info!(target: "router", "worker {name} of {machine} ({address}) is here, for {systems}");
+        }
+        Event::WorkerLeft { worker, why } => {
+            log::info!(target: "router", "worker {worker} is gone: {why}");
+        }
+        Event::Lost { build, attempt, why, .. } => {
+            log::warn!(target: "router", "try {attempt} of build {build} is lost: {why}");
+        }
+        Event::WorkerSeen { .. }
+        | Event::Requested { .. }
+        | Event::Withdrawn { .. }
+        | Event::Assigned { .. }
+        | Event::Started { .. }
+        | Event::Reported { .. }
+        | Event::Ready => log::debug!(target: "router", "{event:?}"),
     }
 }
 

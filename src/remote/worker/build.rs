@@ -75,7 +75,8 @@ impl Tools {
     fn store(&self, derivation: &str) -> Option<(&Store, &Hook)> {
         let belongs = |(store, _): &(&Store, &Hook)| {
             let name = derivation.strip_prefix(store.directory.trim_end_matches('/'));
-            name.is_some_and(|name| name.starts_with('/') && name.ends_with(".drv"))
+            let name = name.and_then(|name| name.strip_prefix('/'));
+            name.is_some_and(|name| !name.contains('/') && name.ends_with(".drv"))
         };
         self.stores.iter().zip(&self.hooks).find(belongs)
     }
@@ -249,7 +250,9 @@ mod tests {
         let dialect = |path| tools.store(path).map(|(store, _)| store.dialect);
         assert_eq!(dialect("/gnu/store/h-x.drv"), Some(Dialect::Guix));
         assert_eq!(dialect("/nix/store/h-x.drv"), Some(Dialect::Nix));
-        for bad in ["/gnu/storex/h-x.drv", "/gnu/store/h-x", "h-x.drv", "/tmp/h-x.drv"] {
+        for bad in
+            ["/gnu/storex/h-x.drv", "/gnu/store/h-x", "/gnu/store/../h-x.drv", "/tmp/h-x.drv"]
+        {
             assert_eq!(dialect(bad), None, "{bad}");
         }
     }

@@ -1,4 +1,4 @@
-//! The actor `worker/NAME`: one worker loop, as the server knows it, with a ZeroMQ socket of its own.
+//! The actor `worker/N`: one worker loop, with the name that the server knows it by and a ZeroMQ socket of its own.
 //!
 //! It blocks in `zmq_poll` and is woken by what comes from the server, or by a count on an eventfd that goes with each
 //! message to its inbox. The socket never leaves its thread. What takes time, building and looking whether a build could

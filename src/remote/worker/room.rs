@@ -18,13 +18,13 @@ pub(crate) struct Limits {
     pub(crate) maximum_load: Option<f64>,
 }
 
-/// What is in the way, for people.
+/// What is in the way, for people: the same words as long as it is the same.
 pub(super) fn check(tools: &Tools) -> Result<(), String> {
     // The cheapest first.
     if let Some(most) = tools.limits.maximum_load {
         let load = load().map_err(|error| format!("cannot read the load average: {error}"))?;
         if load > most {
-            return Err(format!("the load average is {load}, more than {most}"));
+            return Err(format!("the load average is above {most}"));
         }
     }
     disks(tools)?;
@@ -45,7 +45,7 @@ fn disks(tools: &Tools) -> Result<(), String> {
         let shown = directory.display();
         match file::free_space(&directory) {
             Ok(free) if free < least => {
-                return Err(format!("{free} bytes are free in {shown}, less than {least}"));
+                return Err(format!("less than {least} bytes are free in {shown}"));
             }
             Ok(_) => {}
             Err(error) => return Err(format!("cannot see how much is free in {shown}: {error}")),
@@ -105,9 +105,9 @@ mod tests {
             let limits = Limits { minimum_disk_space, maximum_load };
             check(&tools(place.path(), limits)).unwrap_err()
         };
-        assert!(why(0, Some(-1.0)).contains("more than -1"), "{}", why(0, Some(-1.0)));
+        assert_eq!(why(0, Some(-1.0)), "the load average is above -1");
         let shown = place.path().display().to_string();
-        assert!(why(u64::MAX, None).contains(&format!("bytes are free in {shown}, less than")));
+        assert!(why(u64::MAX, None).ends_with(&format!("bytes are free in {shown}")));
         assert_eq!(why(0, None), format!("no store daemon listens at {shown}/socket"));
         // One that is being restarted: its socket is there.
         drop(std::os::unix::net::UnixListener::bind(place.path().join("socket")).unwrap());

@@ -3,8 +3,10 @@
 //! Invariant: no more than [`ADDRESSES`] are remembered, and forgetting one errs on the side of whoever asks.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use crate::web::network;
 
 /// Addresses remembered at once: some 500 KiB.
 const ADDRESSES: usize = 10_000;
@@ -30,7 +32,7 @@ impl Limiter {
 
     /// After how many seconds it may happen again; `None` if it may now.
     pub(in crate::web) fn refusal(&self, peer: IpAddr, now: Instant) -> Option<u64> {
-        let window = self.seen.get(&network(peer))?;
+        let window = self.seen.get(&network::of(peer))?;
         let left = (window.since + self.within).saturating_duration_since(now);
         // A second begun is a second.
         (window.count >= self.most && !left.is_zero()).then(|| left.as_secs() + 1)
@@ -38,7 +40,7 @@ impl Limiter {
 
     /// It has happened.
     pub(in crate::web) fn count(&mut self, peer: IpAddr, now: Instant) {
-        let peer = network(peer);
+        let peer = network::of(peer);
         if self.seen.len() >= ADDRESSES && !self.seen.contains_key(&peer) {
             self.forget(now);
         }
@@ -59,16 +61,6 @@ impl Limiter {
                 self.seen.remove(&peer);
             }
         }
-    }
-}
-
-/// Whoever has one IPv6 address has 2^64 of them.
-fn network(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(address) => {
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
-        }
-        address @ IpAddr::V4(_) => address,
     }
 }
 

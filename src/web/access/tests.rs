@@ -107,6 +107,7 @@ fn request(method: Method, target: &str, secret: Option<&str>) -> Request {
         body: Vec::new(),
         peer: "192.0.2.1".parse().unwrap(),
         secure: false,
+        direct: true,
         id: String::new(),
     }
 }

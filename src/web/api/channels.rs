@@ -37,12 +37,20 @@ pub(super) fn of_evaluation(
 }
 
 fn answer(context: &mut Context, evaluation: &Evaluation) -> Result<Response, Failure> {
+    Ok(Response::text(200, text(context, evaluation)?))
+}
+
+/// The channels of an evaluation, for people to copy.
+pub(in crate::web) fn text(
+    context: &mut Context,
+    evaluation: &Evaluation,
+) -> Result<String, Failure> {
     let jobset = jobsets::get(context.books()?, &evaluation.jobset)?;
     // The specification may have changed since: branches and introductions of channels it has no more are left out.
     let specification = jobset
         .and_then(|jobset| parse(&jobset.specification).ok())
         .and_then(|mut specifications| specifications.pop());
-    Ok(Response::text(200, scheme(evaluation, specification.as_ref())))
+    Ok(scheme(evaluation, specification.as_ref()))
 }
 
 /// One list of channels and nothing else: Guix evaluates it in a sandbox.

@@ -9,7 +9,7 @@ use super::view::OrFalse;
 use super::{MOST, UNDEFINED, wanted};
 use crate::db;
 use crate::db::web::differences::{self, Change};
-use crate::db::web::evaluations;
+use crate::db::web::pages;
 use crate::model::build::BuildId;
 use crate::model::evaluation::{Counts, Evaluation, EvaluationId};
 use crate::model::status::BuildStatus;
@@ -18,9 +18,6 @@ use crate::web::failure::Failure;
 use crate::web::request::Request;
 use crate::web::response::Response;
 use crate::web::route::Captures;
-
-/// Differences that are counted: jobs of the largest evaluations there are.
-const COUNTED: usize = 100_000;
 
 #[derive(Serialize)]
 pub(super) struct CountsView {
@@ -78,7 +75,7 @@ fn state(state: Option<(BuildId, BuildStatus)>) -> OrFalse<Value> {
     OrFalse(state.map(|(build, status)| json!({ "build": build.0, "status": status.number() })))
 }
 
-/// `from` is an evaluation, or `previous`, which it is without it; `nr` bounds what is listed of each kind.
+/// `from` is an evaluation, or `previous`, the one before it that succeeded, which it is without it; `nr` bounds what is listed of each kind.
 pub(super) fn diff(
     context: &mut Context,
     request: &Request,
@@ -91,7 +88,7 @@ pub(super) fn diff(
     let to = evaluation(context, captures)?;
     let books = context.books()?;
     let from = match request.query.get("from") {
-        None | Some("previous") => evaluations::before(books, &to)?,
+        None | Some("previous") => pages::neighbours(books, &to.jobset, to.id)?.0,
         Some(id) => match id.parse() {
             Ok(id) => Some(EvaluationId(id)),
             Err(_) => {
@@ -106,19 +103,20 @@ pub(super) fn diff(
     };
     let mut counts: BTreeMap<Change, usize> = BTreeMap::new();
     let mut listed: BTreeMap<Change, Vec<Value>> = BTreeMap::new();
-    for difference in differences::between(books, from.id, to.id, COUNTED)? {
-        let Some(change) = difference.change() else { continue };
+    differences::each(books, from.id, to.id, |seen| {
+        let Some(change) = seen.change() else { return true };
         *counts.entry(change).or_default() += 1;
         let jobs = listed.entry(change).or_default();
         if jobs.len() < limit {
             jobs.push(json!({
-                "name": difference.job,
-                "system": difference.system,
-                "from": state(difference.from),
-                "to": state(difference.to),
+                "name": seen.job,
+                "system": seen.system,
+                "from": state(seen.from),
+                "to": state(seen.to),
             }));
         }
-    }
+        true
+    })?;
     let named = |value: &dyn Fn(Change) -> Value| -> Map<String, Value> {
         Change::ALL.iter().map(|(change, name)| ((*name).to_owned(), value(*change))).collect()
     };

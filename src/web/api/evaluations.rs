@@ -1,26 +1,30 @@
 //! Evaluations, their jobs, and what became of jobs over time.
 
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::view::{CheckoutView, EvaluationView, JobView, PastJob};
 use super::{MOST, UNDEFINED, going_on, wanted};
 use crate::db;
+use crate::db::Reader;
+use crate::db::web::jobs::Job;
 use crate::db::web::{evaluations, jobs as books_jobs};
 use crate::model::evaluation::EvaluationId;
-use crate::web::context::Context;
+use crate::sys::clock;
+use crate::web::context::{Context, QUERY};
 use crate::web::failure::Failure;
 use crate::web::request::Request;
-use crate::web::response::Response;
+use crate::web::response::{JSON, Response, Sink};
 use crate::web::route::Captures;
 
 /// The most evaluations of a history, as in Cuirass.
 const HISTORY: usize = 100;
 /// The most names that a history or dashboard is asked about: more than fit a URL.
 const NAMES: usize = 1000;
-/// The most jobs in one answer: those of the largest evaluations there are.
-const JOBS: usize = 100_000;
-
 /// Cuirass's text here differs from elsewhere by a sign.
 const MISSING: &str = "Parameter not defined!";
 
@@ -60,9 +64,9 @@ pub(super) fn jobs(
 ) -> Result<Response, Failure> {
     let query = &request.query;
     let id = query.number("evaluation").map(EvaluationId).ok_or_else(|| Failure::bad(MISSING))?;
-    let limit = match query.number("nr") {
-        Some(_) => wanted(request, JOBS, MISSING)?,
-        None => JOBS,
+    let limit = match query.get("nr") {
+        Some(_) => Some(wanted(request, MOST, MISSING)?),
+        None => None,
     };
     let system = query.get("system");
     let books = context.books()?;
@@ -77,14 +81,48 @@ pub(super) fn jobs(
     }
     // No system has a slash in its name.
     let after = query.get("after").map(|after| after.rsplit_once('/').unwrap_or((after, "")));
-    let found = books_jobs::of_evaluation(books, id, system, after, limit)?;
+    let found = books_jobs::of_evaluation(books, id, system, after, limit.unwrap_or(MOST))?;
+    if limit.is_none() && found.len() == MOST {
+        // Cuirass's clients expect all of them, and there may be a hundred thousand.
+        let (shared, system) = (Arc::clone(&context.shared), system.map(str::to_owned));
+        return Ok(Response::stream(JSON, move |out| {
+            all_jobs(&shared.config.database, id, system.as_deref(), found, out)
+        }));
+    }
     let response = Response::json(&found.iter().map(JobView::new).collect::<Vec<_>>());
     Ok(match found.last() {
-        Some(last) if found.len() == limit => {
+        Some(last) if limit == Some(found.len()) => {
             going_on(response, request, "after", &format!("{}/{}", last.name, last.system))
         }
         _ => response,
     })
+}
+
+/// Writes the array of all jobs from `piece` on, piece by piece, so that no more than that is ever held.
+fn all_jobs(
+    database: &Path,
+    id: EvaluationId,
+    system: Option<&str>,
+    mut piece: Vec<Job>,
+    out: &mut dyn Sink,
+) -> io::Result<()> {
+    let mut books = Reader::open(database).map_err(io::Error::other)?;
+    out.write_all(b"[")?;
+    let mut first = true;
+    loop {
+        for job in &piece {
+            if !std::mem::take(&mut first) {
+                out.write_all(b",")?;
+            }
+            serde_json::to_writer(&mut *out, &JobView::new(job))?;
+        }
+        let Some(last) = piece.last().filter(|_| piece.len() == MOST) else { break };
+        books.limit(clock::now() + QUERY).map_err(io::Error::other)?;
+        let after = Some((last.name.as_str(), last.system.as_str()));
+        piece =
+            books_jobs::of_evaluation(&books, id, system, after, MOST).map_err(io::Error::other)?;
+    }
+    out.write_all(b"]")
 }
 
 /// The names of a list, each once, in their order.

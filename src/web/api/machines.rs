@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::db::records;
 use crate::db::web::machines;
+use crate::db::workers;
 use crate::web::context::Context;
 use crate::web::failure::Failure;
 use crate::web::request::Request;
@@ -53,7 +53,7 @@ pub(super) fn workers(
 ) -> Result<Response, Failure> {
     let books = context.books()?;
     let running = machines::running(books, RUNNING)?;
-    let known = records::workers(books)?;
+    let known = workers::list(books)?;
     let views = known.iter().map(|worker| WorkerView {
         name: &worker.name,
         machine: &worker.machine,

@@ -35,7 +35,8 @@
   };
   if (main.dataset.events !== undefined && window.EventSource) {
     let source = null;
-    // The first word tells the state of things, which the page shows already; a later one, that some was missed.
+    // The first word tells the state of things, which the page shows already, but for the events told after it; a
+    // later one, that some was missed.
     let known = false;
     const open = () => {
       if (source || document.hidden) return;

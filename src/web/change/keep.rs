@@ -37,6 +37,21 @@ pub(super) fn secrets(new: &mut Value, old: Option<&Specification>) {
     }
 }
 
+/// Takes out what is not shown, so that [`secrets`] can put it back.
+pub(super) fn hide(value: &mut Value) {
+    for (list, fields) in [("channels", &["url"][..]), ("notifications", &["server", "url"])] {
+        for object in value.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let Some(object) = object.as_object_mut() else { continue };
+            object.remove("secret");
+            for field in fields {
+                if let Some(Value::String(url)) = object.get_mut(*field) {
+                    *url = printable_url(url);
+                }
+            }
+        }
+    }
+}
+
 fn webhooks(known: &[Notification]) -> impl Iterator<Item = (&str, Option<&str>)> {
     known.iter().filter_map(|old| match old {
         Notification::Webhook { url, secret } => Some((url.as_str(), secret.as_deref())),

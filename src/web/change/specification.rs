@@ -4,6 +4,7 @@
 //! script written for Cuirass loses no introduction.
 
 mod fields;
+mod whole;
 
 use serde_json::{Value, json};
 
@@ -42,6 +43,11 @@ pub(in crate::web) fn values(specification: &Specification, active: bool) -> For
     fields::write(specification, active)
 }
 
+/// The same as JSON.
+pub(in crate::web) fn json(specification: &Specification, active: bool) -> String {
+    whole::write(specification, active)
+}
+
 /// POST `/admin/specification/add`.
 pub(super) fn add(
     context: &mut Context,
@@ -49,17 +55,28 @@ pub(super) fn add(
     _: &Captures,
 ) -> Result<Response, Failure> {
     let form = request.form()?;
-    let name = form.get("name").unwrap_or_default();
-    if let Some(name) = JobsetName::new(name) {
-        context.must(Access::Edit, Some(&name))?;
-        if jobsets::get(context.books()?, &name)?.is_some() {
-            let taken = Problem::new("name", "There is a jobset of that name already.");
-            return Ok(again(context, &form, &[taken], None));
-        }
+    let described = match described(&form, None) {
+        Ok(described) => described,
+        Err(problems) => return Ok(again(context, &form, &problems, None)),
+    };
+    let name = &described.0.name;
+    context.must(Access::Edit, Some(name))?;
+    if jobsets::get(context.books()?, name)?.is_some() {
+        let field = if form.get(whole::FIELD).is_some() { whole::FIELD } else { "name" };
+        let taken = Problem::new(field, "There is a jobset of that name already.");
+        return Ok(again(context, &form, &[taken], None));
     }
-    match fields::read(&form, None) {
-        Ok(specification) => put_form(context, &form, &specification, None),
-        Err(problems) => Ok(again(context, &form, &problems, None)),
+    put_form(context, &form, &described, None)
+}
+
+/// The specification that a form describes, by fields or whole, and whether it says if the jobset is active.
+fn described(
+    form: &Form,
+    old: Option<&Specification>,
+) -> Result<(Specification, bool), Vec<Problem>> {
+    match form.get(whole::FIELD) {
+        Some(text) => whole::read(text, old).map_err(|problem| vec![problem]),
+        None => Ok((fields::read(form, old)?, form.get("active").is_some())),
     }
 }
 
@@ -76,8 +93,8 @@ pub(super) fn edit(
     let jobset = jobsets::get(context.books()?, &name)?.ok_or_else(missing)?;
     context.must(Access::Edit, Some(&name))?;
     let old = kept(&jobset)?;
-    match fields::read(&form, Some(&old)) {
-        Ok(specification) => put_form(context, &form, &specification, Some(&jobset)),
+    match described(&form, Some(&old)) {
+        Ok(described) => put_form(context, &form, &described, Some(&jobset)),
         Err(problems) => Ok(again(context, &form, &problems, Some(&jobset))),
     }
 }
@@ -86,18 +103,19 @@ pub(super) fn edit(
 fn put_form(
     context: &mut Context,
     form: &Form,
-    specification: &Specification,
+    (specification, says_active): &(Specification, bool),
     old: Option<&Jobset>,
 ) -> Result<Response, Failure> {
     let name = &specification.name;
     match context.ask(Command::Add(spec::json::print(specification))) {
         Ok(_) => {}
         Err(Failure::Invalid(why)) => {
-            return Ok(again(context, form, &[Problem::new("name", why)], old));
+            let field = if form.get(whole::FIELD).is_some() { whole::FIELD } else { "name" };
+            return Ok(again(context, form, &[Problem::new(field, why)], old));
         }
         Err(failure) => return Err(failure),
     }
-    if form.get("active").is_some() {
+    if *says_active {
         set_active(context, specification, old)?;
     }
     let page = format!("/jobset/{}", crate::web::link::component(name.as_str()));
@@ -120,6 +138,15 @@ fn set_active(
 
 /// The form again, with what is wrong and what was typed; of what is secret it says that it must be typed once more.
 fn again(context: &Context, form: &Form, problems: &[Problem], old: Option<&Jobset>) -> Response {
+    let kept = old.and_then(|jobset| Some((kept(jobset).ok()?, jobset.active)));
+    if let Some(typed) = whole::again(form) {
+        let fields = match &kept {
+            Some((specification, active)) => values(specification, *active),
+            None => page::specification::blank(),
+        };
+        let page = page::specification::form(context, &fields, &typed, problems, old.is_none());
+        return Response::html(422, page);
+    }
     let mut problems = problems.to_vec();
     let mut shown: Vec<(String, String)> = Vec::new();
     for (name, value) in form.iter().filter(|(name, _)| *name != "csrf") {
@@ -140,7 +167,9 @@ fn again(context: &Context, form: &Form, problems: &[Problem], old: Option<&Jobs
             }
         }
     }
-    Response::html(422, page::specification::form(context, &shown, &problems, old.is_none()))
+    let text = kept.map(|(specification, active)| json(&specification, active)).unwrap_or_default();
+    let page = page::specification::form(context, &shown, &text, &problems, old.is_none());
+    Response::html(422, page)
 }
 
 /// POST `/api/jobsets`: a new one, whole.

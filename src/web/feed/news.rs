@@ -2,7 +2,6 @@
 //!
 //! Invariant: the same news make the same bytes, so that whoever has them is told so.
 
-use super::date;
 use super::xml::{escape, shorten};
 use crate::db::jobsets;
 use crate::db::web::feeds::{self, Changed, Failed};
@@ -10,6 +9,7 @@ use crate::model::spec::JobsetName;
 use crate::model::status::Weather;
 use crate::model::time::Time;
 use crate::web::context::Context;
+use crate::web::date;
 use crate::web::failure::Failure;
 use crate::web::link::component;
 use crate::web::request::Request;
@@ -132,7 +132,7 @@ fn answer(
     let updated = items.first().map(|item| item.time);
     let response = write(&Feed { base, jobset, items });
     Ok(match updated {
-        Some(time) => response.with("Last-Modified", date::mail(time)),
+        Some(time) => response.with("Last-Modified", date::http(time)),
         None => response,
     })
 }
@@ -211,7 +211,7 @@ impl Feed {
             escape(&self.home()),
             escape(&self.about()),
             escape(&self.own("rss")),
-            date::mail(self.updated()),
+            date::http(self.updated()),
         );
         for item in &self.items {
             text.push_str(&format!(
@@ -220,7 +220,7 @@ impl Feed {
                 escape(&item.name(&self.base)),
                 escape(&format!("{}{}", self.base, item.path)),
                 escape(&item.title),
-                date::mail(item.time),
+                date::http(item.time),
                 escape(&item.description(&self.base)),
             ));
         }

@@ -65,6 +65,21 @@ fn flag(is: bool) -> f64 {
     f64::from(u8::from(is))
 }
 
+/// Name, help and place in the daemon's status of what its database has written.
+const WRITER: [(&str, &str, &str); 3] = [
+    (
+        "gorget_database_transactions_total",
+        "Transactions that the daemon has committed since it was started.",
+        "/writer/transactions",
+    ),
+    ("gorget_database_requests_total", "Requests that were written by them.", "/writer/requests"),
+    (
+        "gorget_database_transaction_seconds_total",
+        "How long they took, from their beginnings to their commits, all together.",
+        "/writer/seconds",
+    ),
+];
+
 /// What the daemon says of itself; `None` if it does not.
 fn of_daemon(context: &Context, text: &mut Text) -> Option<Value> {
     let status = context
@@ -104,6 +119,11 @@ fn of_daemon(context: &Context, text: &mut Text) -> Option<Value> {
     text.begin("gorget_paused", Kind::Gauge, "Whether nothing new is begun until resumed.");
     text.sample("gorget_paused", &[("what", "builds")], paused("builds"));
     text.sample("gorget_paused", &[("what", "evaluations")], paused("evaluations"));
+    if status["writer"].is_object() {
+        for (name, help, field) in WRITER {
+            text.one(name, Kind::Counter, help, &[], number(field));
+        }
+    }
     if let Some(bytes) = status["free-space"].as_f64() {
         text.one(
             "gorget_free_space_bytes",

@@ -47,6 +47,11 @@ impl Answer {
         !matches!(self, Self::Head(_))
     }
 
+    /// Whether it is known not to come in one piece.
+    pub(super) fn is_stream(&self) -> bool {
+        !matches!(self, Self::Body(Source::Length(_), _) | Self::Whole)
+    }
+
     /// Whether nobody knows how much is still to come.
     pub(super) fn is_endless(&self) -> bool {
         matches!(self, Self::Body(Source::Chunked(_, None), _))
@@ -208,7 +213,15 @@ mod tests {
     }
 
     fn order(is_1_0: bool, is_head: bool) -> Order {
-        Order { bytes: Vec::new(), is_head, is_1_0, keep: true, is_safe: true, is_again: false }
+        Order {
+            bytes: Vec::new(),
+            is_head,
+            is_1_0,
+            keep: true,
+            is_safe: true,
+            is_again: false,
+            peer: std::net::Ipv4Addr::LOCALHOST.into(),
+        }
     }
 
     #[test]

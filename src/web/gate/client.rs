@@ -17,8 +17,10 @@ const HEAD: Duration = Duration::from_secs(10);
 const BODY: Duration = Duration::from_secs(30);
 /// From the whole request to the answer's head: twice what the books and the daemon may take together, and a queue.
 const ANSWER: Duration = Duration::from_secs(60);
-/// Without taking a byte of what there is for it.
+/// Without taking [`LEAST`] of what there is for it, or all of it.
 const STALL: Duration = Duration::from_secs(30);
+/// Some 500 bytes a second: a telephone line gives more, and whoever takes a byte now and then wants something else.
+const LEAST: usize = 16 * 1024;
 /// For a client to read an answer after which it is hung up on, while it still sends.
 const LINGER: Duration = Duration::from_secs(2);
 /// What it may send meanwhile.
@@ -55,8 +57,8 @@ impl Output {
         &self.bytes[self.sent..]
     }
 
-    /// Sends what the socket takes; whether it took any.
-    pub(super) fn flush(&mut self, to: &mut impl Write) -> io::Result<bool> {
+    /// Sends what the socket takes; how much that was.
+    pub(super) fn flush(&mut self, to: &mut impl Write) -> io::Result<usize> {
         let before = self.sent;
         while !self.is_empty() {
             match to.write(&self.bytes[self.sent..]) {
@@ -67,7 +69,7 @@ impl Output {
                 Err(error) => return Err(error),
             }
         }
-        let moved = self.sent > before;
+        let moved = self.sent - before;
         if self.is_empty() {
             self.sent = 0;
             self.bytes.clear();
@@ -90,6 +92,8 @@ pub(super) struct Order {
     /// Whether it may be sent again when its answer is lost.
     pub(super) is_safe: bool,
     pub(super) is_again: bool,
+    /// Who asks; behind a trusted proxy, whom it acts for.
+    pub(super) peer: IpAddr,
 }
 
 #[derive(Debug)]
@@ -141,8 +145,10 @@ pub(super) struct Client {
     pub(super) ended: bool,
     /// When the state began; of a head, when its first byte came.
     pub(super) since: Instant,
-    /// When it last took something, or was given something after having taken all.
+    /// When it last had taken enough, or was given something after having taken all.
     pub(super) moved: Instant,
+    /// What it has taken since.
+    taken: usize,
     /// What its body counts for among all bodies.
     pub(super) charged: usize,
     input: Vec<u8>,
@@ -165,6 +171,7 @@ impl Client {
             ended: false,
             since: now,
             moved: now,
+            taken: 0,
             charged: 0,
             input: Vec::new(),
         }
@@ -223,10 +230,17 @@ impl Client {
 
     /// Sends what it takes.
     pub(super) fn flush(&mut self, now: Instant) -> io::Result<()> {
-        if self.output.flush(&mut self.stream)? {
-            self.moved = now;
-        }
+        let taken = self.output.flush(&mut self.stream)?;
+        self.took(taken, now);
         Ok(())
+    }
+
+    /// It took so many bytes.
+    fn took(&mut self, bytes: usize, now: Instant) {
+        self.taken += bytes;
+        if self.taken >= LEAST || self.output.is_empty() {
+            (self.moved, self.taken) = (now, 0);
+        }
     }
 
     /// Reads until a request is whole or nothing more is there.
@@ -354,5 +368,73 @@ fn order(head: Head, body: &[u8]) -> Order {
     bytes.extend_from_slice(b"\r\n");
     bytes.extend_from_slice(body);
     let (is_head, is_1_0, keep, is_safe) = (head.is_head, head.is_1_0, head.keep, head.is_safe);
-    Order { bytes, is_head, is_1_0, keep, is_safe, is_again: false }
+    Order { bytes, is_head, is_1_0, keep, is_safe, is_again: false, peer: head.peer }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::sys::clock;
+
+    /// A client that was accepted at a time, and its own end.
+    fn accepted(now: Instant) -> (Client, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, address) = listener.accept().unwrap();
+        (Client::new(stream, address.ip(), None, now), own)
+    }
+
+    /// Reads what it sends at a time.
+    fn hear(client: &mut Client, own: &mut TcpStream, text: &str, now: Instant) -> Step {
+        own.write_all(text.as_bytes()).unwrap();
+        client.readable = true;
+        client.read(&mut vec![0; INPUT], &[], now)
+    }
+
+    fn status(client: &Client) -> Option<u16> {
+        client.late().map(|refusal| refusal.status)
+    }
+
+    #[test]
+    fn every_wait_for_a_client_ends() {
+        let t0 = clock::now();
+        let (mut client, mut own) = accepted(t0);
+        assert_eq!((client.deadline(), status(&client)), (Some(t0 + IDLE), None));
+        let later = t0 + IDLE / 2;
+        assert!(matches!(hear(&mut client, &mut own, "POST / HTTP/1.1\r\n", later), Step::More));
+        assert_eq!((client.deadline(), status(&client)), (Some(later + HEAD), Some(408)));
+        // What comes of a head later does not put it off.
+        hear(&mut client, &mut own, "Host: h\r\n", later + HEAD / 2);
+        assert_eq!(client.deadline(), Some(later + HEAD));
+        let body = later + HEAD;
+        hear(&mut client, &mut own, "Content-Length: 2\r\n\r\na", body);
+        assert_eq!((client.deadline(), status(&client)), (Some(body + BODY), Some(408)));
+        let Step::Request(order) = hear(&mut client, &mut own, "b", body + BODY / 2) else {
+            panic!("the request is whole");
+        };
+        client.enter(State::Waiting(order), body);
+        assert_eq!((client.deadline(), status(&client)), (Some(body + ANSWER), Some(504)));
+        client.enter(State::Closing(0), body);
+        assert_eq!((client.deadline(), status(&client)), (Some(body + LINGER), None));
+    }
+
+    #[test]
+    fn whoever_takes_too_little_is_hung_up_on() {
+        let t0 = clock::now();
+        let (mut client, _own) = accepted(t0);
+        client.output.push(&[b'a'; 10 * LEAST]);
+        let soon = t0 + STALL / 2;
+        client.took(1, soon);
+        client.took(LEAST - 2, soon);
+        assert_eq!((client.deadline(), status(&client)), (Some(t0 + STALL), None));
+        client.took(1, soon);
+        assert_eq!(client.deadline(), Some(soon + STALL));
+        // Whoever has taken all there is does as it should, however little that was.
+        client.output = Output::default();
+        client.took(1, soon + STALL / 2);
+        client.output.push(b"an event");
+        assert_eq!(client.deadline(), Some(soon + STALL / 2 + STALL));
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{PEER, PREFIX, SECURE};
+use super::{DIRECT, PEER, PREFIX, SECURE};
 
 /// A head, the blank line included: what browsers and proxies limit themselves to, twice over.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
@@ -21,6 +21,17 @@ pub(super) const MAX_BODY: usize = 1024 * 1024;
 
 /// Methods are words.
 const MAX_METHOD: usize = 32;
+
+/// With these, proxies say whom they act for.
+const FORWARDED: &[&[u8]] = &[
+    b"forwarded",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-forwarded-server",
+    b"x-real-ip",
+    b"via",
+];
 
 /// Why a request is not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +67,8 @@ pub(super) struct Head {
     pub(super) keep: bool,
     /// Whether the client waits to be told to send the body.
     pub(super) expects: bool,
+    /// Who asks; behind a trusted proxy, whom it acts for.
+    pub(super) peer: IpAddr,
 }
 
 /// Who sends it.
@@ -97,6 +110,7 @@ pub(super) fn parse(bytes: &[u8], sender: Sender<'_>) -> Result<Head, Refusal> {
         is_1_0,
         keep: !is_1_0,
         expects: false,
+        peer: sender.address,
     };
     head.lines.extend_from_slice(method);
     head.lines.push(b' ');
@@ -104,6 +118,8 @@ pub(super) fn parse(bytes: &[u8], sender: Sender<'_>) -> Result<Head, Refusal> {
     head.lines.extend_from_slice(b" HTTP/1.1\r\n");
     let trusted = sender.proxies.contains(&sender.address);
     let (mut peer, mut secure) = (sender.address, false);
+    // HTTP/1.0 is what proxies speak that were told nothing else; whoever is known to be one never speaks for itself.
+    let mut direct = !trusted && !is_1_0;
     let (mut host, mut length, mut chunked, mut count) = (false, None, false, 0);
     for line in lines {
         count += 1;
@@ -111,6 +127,7 @@ pub(super) fn parse(bytes: &[u8], sender: Sender<'_>) -> Result<Head, Refusal> {
             return refuse(431, "there are more than 100 headers");
         }
         let (name, value) = header(line)?;
+        direct &= !FORWARDED.contains(&name.as_slice());
         match name.as_slice() {
             b"host" if host => return refuse(400, "there are two Host headers"),
             b"host" => host = true,
@@ -187,9 +204,12 @@ pub(super) fn parse(bytes: &[u8], sender: Sender<'_>) -> Result<Head, Refusal> {
         (None, true) => Framing::Chunked,
         (length, false) => Framing::Length(length.unwrap_or(0)),
     };
+    head.peer = peer;
     head.lines.extend_from_slice(format!("{PEER}: {peer}\r\n").as_bytes());
-    if secure {
-        head.lines.extend_from_slice(format!("{SECURE}: 1\r\n").as_bytes());
+    for (is, name) in [(secure, SECURE), (direct, DIRECT)] {
+        if is {
+            head.lines.extend_from_slice(format!("{name}: 1\r\n").as_bytes());
+        }
     }
     Ok(head)
 }

@@ -1,10 +1,12 @@
-//! How many connections there may be: in all, and of one address.
+//! How many connections there may be, and answers waited for: in all, and of one address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
+
+use crate::web::network;
 
 /// From one address: a browser has six, a company behind one address some dozens.
-const PER_ADDRESS: usize = 256;
+pub(super) const PER_ADDRESS: usize = 256;
 
 /// In all, where descriptors allow it; each costs a few kilobytes while it is idle.
 const MOST: usize = 4096;
@@ -12,7 +14,7 @@ const MOST: usize = 4096;
 /// Streams at once, where descriptors allow it: each costs two threads and four descriptors.
 const MOST_STREAMS: usize = 1024;
 
-/// Who shares a number: an address, of IPv6 the network that one customer gets.
+/// Who shares a number.
 pub(super) type Group = IpAddr;
 
 /// What the limit on descriptors allows.
@@ -42,33 +44,29 @@ pub(super) enum Full {
 
 pub(super) struct Places {
     most: usize,
+    each: usize,
     taken: usize,
     groups: HashMap<Group, usize>,
 }
 
 impl Places {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, taken: 0, groups: HashMap::new() }
+    /// So many in all, and of one group.
+    pub(super) fn new(most: usize, each: usize) -> Self {
+        Self { most, each, taken: 0, groups: HashMap::new() }
     }
 
-    /// Whose share a connection counts for; nobody's for this machine itself and for trusted proxies, which speak for
+    /// Whose share something counts for; nobody's for this machine itself and for trusted proxies, which speak for
     /// many.
     pub(super) fn group(address: IpAddr, proxies: &[IpAddr]) -> Option<Group> {
         if address.is_loopback() || proxies.contains(&address) {
             return None;
         }
-        match address {
-            IpAddr::V4(_) => Some(address),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                Some(IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)))
-            }
-        }
+        Some(network::of(address))
     }
 
     pub(super) fn take(&mut self, group: Option<Group>) -> Result<(), Full> {
         if let Some(group) = group
-            && self.groups.get(&group).is_some_and(|taken| *taken >= PER_ADDRESS)
+            && self.groups.get(&group).is_some_and(|taken| *taken >= self.each)
         {
             return Err(Full::Group(group));
         }
@@ -101,7 +99,7 @@ mod tests {
 
     #[test]
     fn nobody_takes_all_places() {
-        let mut places = Places::new(PER_ADDRESS + 1);
+        let mut places = Places::new(PER_ADDRESS + 1, PER_ADDRESS);
         let group =
             |text: &str| Places::group(text.parse().unwrap(), &["9.9.9.9".parse().unwrap()]);
         assert_eq!((group("127.0.0.1"), group("::1"), group("9.9.9.9")), (None, None, None));

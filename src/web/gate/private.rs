@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +18,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Directories of ours begin with it.
 const NAME: &str = "web-";
+
+/// Nobody else comes near.
+const MODE: u32 = 0o700;
 
 /// A socket's path, with which the system copes.
 const MAX_PATH: usize = 100;
@@ -118,7 +121,7 @@ impl Directory {
                 if path.as_os_str().len() > MAX_PATH {
                     break;
                 }
-                match DirBuilder::new().mode(0o700).create(&path) {
+                match DirBuilder::new().mode(MODE).create(&path) {
                     Ok(()) => return Ok(Self(path)),
                     Err(error) => {
                         let is_taken = error.kind() == io::ErrorKind::AlreadyExists;
@@ -147,17 +150,22 @@ impl Drop for Directory {
     }
 }
 
-/// Removes what processes that were killed have left: a socket that nobody listens on, and its directory.
+/// Removes what processes that were killed have left: a socket that nobody listens on, and its directory. Where
+/// everybody has files, others may have such a name, too.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
-    let ours =
-        entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(NAME));
+    let ours = entries.flatten().filter(|entry| is_ours(entry).unwrap_or(false));
     for directory in ours.map(|entry| entry.path()) {
         let Ok(sockets) = fs::read_dir(&directory) else { continue };
         let sockets: Vec<_> = sockets.flatten().map(|entry| entry.path()).collect();
+        // A plain file refuses, too.
+        let is_socket = |path: &Path| {
+            fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+        };
         let is_refused = |socket: &PathBuf| {
-            UnixStream::connect(socket)
-                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+            is_socket(socket)
+                && UnixStream::connect(socket)
+                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
         };
         if !sockets.is_empty() && sockets.iter().all(is_refused) {
             match fs::remove_dir_all(&directory) {
@@ -168,6 +176,15 @@ fn sweep(parent: &Path) {
             }
         }
     }
+}
+
+/// Whether it is a directory as [`Directory::create`] makes them, by this user.
+fn is_ours(entry: &fs::DirEntry) -> io::Result<bool> {
+    let metadata = entry.metadata()?;
+    Ok(entry.file_name().to_string_lossy().starts_with(NAME)
+        && metadata.is_dir()
+        && metadata.mode() & 0o777 == MODE
+        && metadata.uid() == nix::unistd::geteuid().as_raw())
 }
 
 #[cfg(test)]
@@ -182,14 +199,20 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let bridge = run.path().join("bridge");
         let (stale, served) = (run.path().join("web-1-0"), run.path().join("web-2-0"));
-        fs::create_dir(&stale).unwrap();
-        fs::create_dir(&served).unwrap();
+        let files = run.path().join("web-3-0");
+        for directory in [&stale, &served, &files] {
+            DirBuilder::new().mode(MODE).create(directory).unwrap();
+        }
+        fs::write(files.join("index.html"), "somebody's").unwrap();
+        let open = run.path().join("web-4-0");
+        fs::create_dir(&open).unwrap();
+        drop(UnixListener::bind(open.join("0")).unwrap());
         drop(UnixListener::bind(stale.join("0")).unwrap());
         let _listener = UnixListener::bind(served.join("0")).unwrap();
         let directory = Directory::create(&bridge).unwrap();
         let path = directory.socket(0).parent().unwrap().to_owned();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
-        assert!(!stale.exists() && served.exists());
+        assert!(!stale.exists() && served.exists() && files.exists() && open.exists());
         drop(directory);
         assert!(!path.exists());
     }

@@ -2,22 +2,26 @@
 
 use std::io::{ErrorKind, Read};
 use std::mem;
-use std::net::Shutdown;
+use std::net::{IpAddr, Ipv4Addr, Shutdown};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::answer::{Answer, Broken};
-use super::client::{Client, Order, Output, State, Step};
+use super::client::{Order, Output, State, Step};
 use super::head::{MAX_HEAD, Refusal};
+use super::places::{Full, Group, Places};
 use super::private::SPARE;
 use super::slab::Key;
-use super::{BODIES, EDGES, Gate, KIND, PAUSE, ROOM, UPSTREAM, is_exhausted};
+use super::{BODIES, EDGES, Gate, KIND, PAUSE, ROOM, STREAM_ROOM, UPSTREAM, is_exhausted};
 use crate::web::serve::Server;
 
 /// Answers waited for at once: enough that no worker looks for something to do.
-const AHEAD: usize = 32;
+pub(super) const AHEAD: usize = 32;
+
+/// And by one who asks, on however many connections: half of the workers stay for others, whatever this one asks.
+pub(super) const EACH: usize = 4;
 
 /// Connections opened at the start, so that the common case needs no descriptor later.
 const READY: usize = 8;
@@ -38,6 +42,8 @@ pub(super) struct Upstream {
     /// Whether the other end has hung up.
     ended: bool,
     task: Task,
+    /// Whose share of the answers ahead it took last.
+    asker: Option<Group>,
 }
 
 /// What it is doing.
@@ -147,7 +153,9 @@ impl Gate {
                 State::Waiting(_) => return,
                 State::Answering { upstream, .. } => {
                     let upstream = *upstream;
-                    if left >= ROOM || !self.take_piece(key, upstream) {
+                    let is_stream = self.upstreams.get(upstream).is_some_and(Upstream::is_stream);
+                    let room = if is_stream { STREAM_ROOM } else { ROOM };
+                    if left >= room || !self.take_piece(key, upstream) {
                         return;
                     }
                 }
@@ -192,13 +200,16 @@ impl Gate {
             self.bodies += length - client.charged;
             client.charged = length;
             if self.bodies > BODIES && !matches!(step, Step::Gone) {
-                self.refuse(
-                    key,
-                    Refusal { status: 503, why: "too much is being sent; try again soon" },
-                );
-                return true;
+                let greedy = self.greediest().unwrap_or(key);
+                let why = "too much is being sent; try again soon";
+                self.refuse(greedy, Refusal { status: 503, why });
+                if greedy == key {
+                    return true;
+                }
+                self.again.push(greedy);
             }
         }
+        let Some(client) = self.clients.get_mut(key) else { return false };
         match step {
             Step::More => false,
             Step::Gone => {
@@ -222,21 +233,41 @@ impl Gate {
         }
     }
 
+    /// Who has sent most of a body that is not whole yet: those who send little are not to suffer.
+    fn greediest(&self) -> Option<Key> {
+        let sending =
+            self.clients.iter().filter(|(_, client)| matches!(client.state, State::Body(_)));
+        sending.max_by_key(|(_, client)| client.charged).map(|(key, _)| key)
+    }
+
     /// Passes on whose turn it is.
     pub(super) fn dispatch(&mut self) {
         if self.upstreams.len() < READY {
             self.open();
         }
-        while self.ahead < AHEAD {
-            let Some(&key) = self.waiting.front() else { return };
-            let is_waiting = |client: &&mut Client| matches!(client.state, State::Waiting(_));
-            if self.clients.get_mut(key).filter(is_waiting).is_none() {
-                self.waiting.pop_front();
+        let mut next = 0;
+        while let Some(&key) = self.waiting.get(next) {
+            let Some(State::Waiting(order)) = self.clients.get(key).map(|client| &client.state)
+            else {
+                self.waiting.remove(next);
                 continue;
+            };
+            let asker = Places::group(order.peer, &self.shared.config.parameters.trusted_proxies);
+            match self.ahead.take(asker) {
+                Ok(()) => {}
+                Err(Full::All) => return,
+                // Others are not to wait behind them.
+                Err(Full::Group(_)) => {
+                    next += 1;
+                    continue;
+                }
             }
-            let Some(upstream) = self.idle.pop() else { return self.open() };
-            self.waiting.pop_front();
-            self.assign(key, upstream);
+            let Some(upstream) = self.idle.pop() else {
+                self.ahead.give_back(asker);
+                return self.open();
+            };
+            self.waiting.remove(next);
+            self.assign(key, upstream, asker);
         }
     }
 
@@ -249,6 +280,7 @@ impl Gate {
             readable: false,
             ended: false,
             task: Task::Probe(Answer::new()),
+            asker: None,
         };
         upstream.output.push(PROBE);
         upstream.output.flush(&mut upstream.stream)?;
@@ -264,14 +296,14 @@ impl Gate {
     }
 
     /// Sends the request of a client that waits.
-    fn assign(&mut self, key: Key, upstream_key: Key) {
+    fn assign(&mut self, key: Key, upstream_key: Key, asker: Option<Group>) {
         let (Some(client), Some(upstream)) =
             (self.clients.get_mut(key), self.upstreams.get_mut(upstream_key))
         else {
-            return;
+            return self.ahead.give_back(asker);
         };
         let State::Waiting(mut order) = mem::replace(&mut client.state, State::Head(0)) else {
-            return;
+            return self.ahead.give_back(asker);
         };
         upstream.output.push(&order.bytes);
         if !order.is_safe || order.is_again {
@@ -279,7 +311,7 @@ impl Gate {
         }
         client.state = State::Answering { order, upstream: upstream_key, begun: false };
         upstream.task = Task::Answer(key, Answer::new());
-        self.ahead += 1;
+        upstream.asker = asker;
         // What comes of an error shows when it is read.
         upstream.readable |= upstream.output.flush(&mut upstream.stream).is_err();
         if upstream.readable {
@@ -305,7 +337,7 @@ impl Gate {
             *begun = true;
             // What was decided with the head holds to the end.
             order.keep = keep;
-            self.ahead -= 1;
+            self.ahead.give_back(upstream.asker);
         }
         let (keep, has_begun) = (order.keep, *begun);
         if was_empty {
@@ -333,7 +365,7 @@ impl Gate {
 
     /// An answer broke off.
     fn lose(&mut self, key: Key, upstream: Key, has_begun: bool) {
-        self.upstreams.remove(upstream);
+        let asker = self.upstreams.remove(upstream).and_then(|upstream| upstream.asker);
         if has_begun {
             // What came is sent as far as it goes; that it is not whole is seen by the end alone.
             if let Some(client) = self.clients.get_mut(key) {
@@ -341,7 +373,7 @@ impl Gate {
             }
             return self.drop_client(key);
         }
-        self.ahead -= 1;
+        self.ahead.give_back(asker);
         let Some(client) = self.clients.get_mut(key) else { return };
         match mem::replace(&mut client.state, State::Closing(0)) {
             State::Answering { order, .. } if order.is_safe && !order.is_again => {
@@ -396,8 +428,11 @@ impl Gate {
                 }
                 // It says something unasked, has said enough, or has ended.
                 Piece::Some | Piece::Whole | Piece::Broken => {
+                    let asker = upstream.asker;
                     self.upstreams.remove(key);
-                    self.ahead -= usize::from(is_orphan);
+                    if is_orphan {
+                        self.ahead.give_back(asker);
+                    }
                     if is_probe {
                         self.opening = None;
                         self.retry = Some(self.now + PAUSE);
@@ -417,12 +452,21 @@ const ORPHAN: Order = Order {
     keep: true,
     is_safe: false,
     is_again: true,
+    peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
 };
 
 impl Upstream {
     /// Whether it gives an answer whose length nobody knows.
     fn is_endless(&self) -> bool {
         matches!(&self.task, Task::Answer(_, answer) if answer.is_endless())
+    }
+
+    /// Whether its answer is written by a thread that may wait, or may turn out to be.
+    fn is_stream(&self) -> bool {
+        match &self.task {
+            Task::Answer(_, answer) | Task::Orphan(answer) => answer.is_stream(),
+            Task::Nothing | Task::Probe(_) => true,
+        }
     }
 
     /// Whether the head of its answer has come.
@@ -444,6 +488,8 @@ impl Upstream {
         if !self.readable {
             return Piece::None;
         }
+        let most = if self.is_stream() { STREAM_ROOM } else { scratch.len() };
+        let scratch = &mut scratch[..most];
         let length = match self.stream.read(scratch) {
             Ok(0) => return Piece::Broken,
             Ok(length) => length,

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use crossbeam_channel::select;
+use crossbeam_channel::{TryRecvError, select};
 
 use super::hub::{Filter, Subscription};
 use crate::logs::Tail;
@@ -49,15 +49,16 @@ pub(in crate::web) fn run(
         Of::Evaluation(id) => Filter { evaluation: Some(id), ..Filter::default() },
     };
     // Without one the books are looked at often enough.
-    let heard = source.shared.live.subscribe(filter).ok();
+    let heard = source.shared.live.watch(filter.clone()).ok();
     let now = look_at(source)?;
-    let mut follower = Follower { source, heard, now, next: clock::now() + LOOK };
+    let mut follower = Follower { source, filter, heard, now, next: clock::now() + LOOK };
     listener.status(&follower.now)?;
     follower.run(look.attempt, from, listener)
 }
 
 struct Follower<'a> {
     source: &'a Source,
+    filter: Filter,
     heard: Option<Subscription>,
     now: Look,
     /// When to look at the books again.
@@ -135,7 +136,7 @@ impl Follower<'_> {
             recv(stop) -> _ => return Err(stopping()),
             recv(lane) -> told => {
                 if told.is_err() {
-                    self.heard = None;
+                    self.heard = self.source.shared.live.watch(self.filter.clone()).ok();
                 }
                 return self.look(listener);
             }
@@ -149,7 +150,19 @@ impl Follower<'_> {
         if listener.sink().stop().try_recv().is_err_and(|error| error.is_disconnected()) {
             return Err(stopping());
         }
-        let heard = self.heard.as_ref().is_some_and(|heard| heard.lane.try_iter().count() > 0);
+        let mut heard = false;
+        while let Some(told) = self.heard.as_ref().map(|heard| heard.lane.try_recv()) {
+            match told {
+                Ok(_) => heard = true,
+                Err(TryRecvError::Empty) => break,
+                // More has happened than there was room for.
+                Err(TryRecvError::Disconnected) => {
+                    heard = true;
+                    self.heard = self.source.shared.live.watch(self.filter.clone()).ok();
+                    break;
+                }
+            }
+        }
         if heard || clock::now() >= self.next {
             self.look(listener)?;
         }

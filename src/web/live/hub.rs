@@ -17,7 +17,6 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use serde::Deserialize;
 
-use super::seats::{Seat, Seats};
 use crate::actor::{Gone, Spawner, Stop, ask};
 use crate::control::Client;
 use crate::db::web::downloads;
@@ -28,9 +27,14 @@ use crate::model::spec::JobsetName;
 use crate::proto::control::{Command, Request};
 use crate::web::Config;
 use crate::web::failure::Failure;
+use crate::web::seats::{Seat, Seats};
 
 /// What may wait for one listener: it writes at most every tenth of a second, in which a busy daemon tells hundreds.
 const ROOM: usize = 1024;
+
+/// The same for one who follows a log, of whom there are many: it looks four times a second, and only for whether there
+/// was something.
+const FOLLOWED: usize = 64;
 
 /// Whoever listens to events or logs: each costs a thread.
 const LISTENERS: usize = 1_100;
@@ -92,6 +96,7 @@ struct Subscriber {
 
 struct Subscribe {
     filter: Filter,
+    room: usize,
     reply: Sender<Subscription>,
 }
 
@@ -111,7 +116,12 @@ pub(in crate::web) struct Handle {
 
 impl Handle {
     pub(super) fn subscribe(&self, filter: Filter) -> Result<Subscription, Gone> {
-        ask(&self.inbox, |reply| Subscribe { filter, reply })
+        ask(&self.inbox, |reply| Subscribe { filter, room: ROOM, reply })
+    }
+
+    /// As [`subscribe`](Self::subscribe), for one who wants to know that something happened, not what.
+    pub(super) fn watch(&self, filter: Filter) -> Result<Subscription, Gone> {
+        ask(&self.inbox, |reply| Subscribe { filter, room: FOLLOWED, reply })
     }
 
     /// A place for one who listens.
@@ -210,8 +220,8 @@ fn run(
                 return Ok(());
             }
             recv(orders) -> order => {
-                let Subscribe { filter, reply } = order?;
-                let (lane, receiver) = bounded(ROOM);
+                let Subscribe { filter, room, reply } = order?;
+                let (lane, receiver) = bounded(room);
                 hub.subscribers.push(Subscriber { filter, lane });
                 // One that has given up is dropped with the next event.
                 let _ = reply.send(Subscription { lane: receiver, up: hub.stream.is_some() });

@@ -59,7 +59,7 @@ pub(super) fn build(
     let title = format!("Build {} of {}", build.id, build.job);
     let content = html! {
         div class="head" {
-            h1 { (build.job) " " span class="dim" { (build.system) } }
+            h1 { (build.job) (list::system_of(&build.job, &build.system)) }
             (actions(context, &build))
         }
         div data-live="build" {
@@ -74,7 +74,7 @@ pub(super) fn build(
         (history(context, &build, &around))
     };
     let frame = Frame::new(&title)
-        .below(build.jobset.as_str(), part::jobset_link(context, &build.jobset))
+        .of(context, &build.jobset)
         .below(
             format!("Evaluation {}", build.evaluation),
             context.link(&format!("/eval/{}", build.evaluation)),
@@ -129,7 +129,7 @@ fn waiting(context: &Context, id: BuildId) -> Option<String> {
 fn actions(context: &Context, build: &Build) -> Markup {
     let path = |word: &str| format!("/admin/build/{}/{word}", build.id);
     html! {
-        div class="actions" {
+        div class="actions" data-live="actions" {
             @if build.log.is_some() {
                 a class="button" href=(context.link(&format!("/build/{}/log", build.id))) { "Log" }
             }
@@ -155,7 +155,7 @@ fn trouble(context: &Context, build: &Build, around: &Around) -> Markup {
     html! {
         @if build.error.is_some() || !around.causes.is_empty() {
             div class={ "box " (look.class) } {
-                h3 { (look.word) }
+                h2 { (look.word) }
                 @if let Some(error) = &build.error { pre { (error) } }
                 @if !around.causes.is_empty() { p { "Because of:" } (list::brief(context, &around.causes)) }
                 @if build.status == BuildStatus::Failed && build.log.is_some() {
@@ -213,11 +213,13 @@ fn facts(context: &Context, build: &Build, around: &Around, waiting: Option<&str
                 @if details.max_silent > 0 { dt { "Longest silence" } dd { (part::duration(details.max_silent)) } }
                 @if let Some(command) = command(details) { dt { "Command" } dd { code { (command) } } }
             }
-            dt { "Built on" }
-            dd {
-                @match &build.worker {
-                    Some(worker) => a href=(context.link(&format!("/machine/{}", component(worker)))) { (worker) },
-                    None => "this machine",
+            @if build.starttime.is_some() {
+                dt { "Built on" }
+                dd {
+                    @match &build.worker {
+                        Some(worker) => a href=(context.link(&format!("/machine/{}", component(worker)))) { (worker) },
+                        None => "this machine",
+                    }
                 }
             }
             dt { "Derivation" } dd { code { (build.derivation) } }

@@ -9,6 +9,7 @@ use crate::db::web::differences::{self, Change, Difference};
 use crate::db::web::pages;
 use crate::model::build::BuildId;
 use crate::model::evaluation::EvaluationId;
+use crate::model::spec::JobsetName;
 use crate::model::status::BuildStatus;
 use crate::web::context::Context;
 use crate::web::failure::Failure;
@@ -90,7 +91,7 @@ pub(super) fn compare(
                 @let rows: Vec<&Difference> = found.iter().filter(|found| found.change() == Some(change)).collect();
                 @if !rows.is_empty() {
                     h2 { (word) " " span class="dim" { (rows.len()) } }
-                    (table(context, &rows))
+                    (table(context, &to.jobset, &rows))
                     @if rows.len() > TOLD { p class="dim" { (rows.len() - TOLD) " more are not shown." } }
                 }
             }
@@ -99,12 +100,12 @@ pub(super) fn compare(
         }
     };
     let frame = Frame::new(&title)
-        .below(to.jobset.as_str(), part::jobset_link(context, &to.jobset))
+        .of(context, &to.jobset)
         .below(format!("Evaluation {}", to.id), context.link(&format!("/eval/{}", to.id)));
     Ok(Response::html(200, frame.show(context, &content)))
 }
 
-fn table(context: &Context, rows: &[&Difference]) -> Markup {
+fn table(context: &Context, jobset: &JobsetName, rows: &[&Difference]) -> Markup {
     let end = |end: Option<(BuildId, BuildStatus)>| {
         html! {
             @match end {
@@ -115,7 +116,7 @@ fn table(context: &Context, rows: &[&Difference]) -> Markup {
     };
     html! {
         div class="scroll" {
-            table {
+            table class="rows" {
                 thead {
                     tr {
                         th scope="col" class="name" { "Job" } th scope="col" { "System" }
@@ -125,8 +126,11 @@ fn table(context: &Context, rows: &[&Difference]) -> Markup {
                 tbody {
                     @for row in rows.iter().take(TOLD) {
                         tr {
-                            td class="name" { (row.job) } td { (row.system) }
-                            td { (end(row.from)) } td { (end(row.to)) }
+                            td class="name" {
+                                a href=(part::job_link(context, jobset, &row.job, &row.system)) { (row.job) }
+                            }
+                            (list::system_cell(&row.job, &row.system))
+                            td data-th="Before" { (end(row.from)) } td data-th="After" { (end(row.to)) }
                         }
                     }
                 }

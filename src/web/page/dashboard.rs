@@ -17,6 +17,9 @@ use crate::web::route::Captures;
 /// Jobs on a page: a screen's worth of scrolling, and some 60 KB.
 const ROWS: usize = 1_000;
 
+/// What stands for every system.
+const ALL: &str = "all";
+
 /// GET `/eval/latest/dashboard`: `spec`, `system`.
 pub(super) fn latest(
     context: &mut Context,
@@ -38,7 +41,6 @@ pub(super) fn dashboard(
     captures: &Captures,
 ) -> Result<Response, Failure> {
     let evaluation = evaluation::numbered(context, captures)?;
-    let system = request.query.get("system").filter(|text| !text.is_empty());
     let part = request.query.get("name").map(str::trim).filter(|text| !text.is_empty());
     let at = request.query.get("at").unwrap_or_default();
     let place = match request.query.get("after") {
@@ -46,18 +48,40 @@ pub(super) fn dashboard(
         None => Place::First,
     };
     let books = context.books()?;
+    let kept = jobsets::get(books, &evaluation.jobset)?.as_ref().and_then(jobset::specification);
+    let systems = kept.map(|kept| kept.systems).unwrap_or_default();
+    let asked = request.query.get("system").filter(|text| !text.is_empty());
+    let word = asked.or_else(|| usual(&systems)).unwrap_or(ALL);
+    let system = Some(word).filter(|word| *word != ALL);
     let wanted =
         Wanted { evaluation: evaluation.id, bucket: Bucket::All, system, name: part, before: None };
     let page = pages::jobs(books, &wanted, &place, ROWS)?;
     let next = page.rows.last().filter(|_| page.more_after).map(|last| {
         query(&[
-            ("system", system.unwrap_or_default()),
+            ("system", word),
             ("name", part.unwrap_or_default()),
             ("after", &last.job),
             ("at", &last.system),
         ])
     });
-    show(context, &evaluation, "", (system, part), &page.rows, next)
+    show(context, &evaluation, "", &Choice { systems: &systems, system, part }, &page.rows, next)
+}
+
+/// The system that is shown unless another is asked for; `None` if there is nothing to choose.
+fn usual(systems: &[String]) -> Option<&str> {
+    if systems.len() < 2 {
+        return None;
+    }
+    let usual = systems.iter().find(|system| *system == "x86_64-linux");
+    usual.or(systems.first()).map(String::as_str)
+}
+
+/// What can be chosen, and what is.
+#[derive(Default)]
+struct Choice<'a> {
+    systems: &'a [String],
+    system: Option<&'a str>,
+    part: Option<&'a str>,
 }
 
 /// GET `/eval/ID/dashboard/DASHBOARD`: of the jobs that were registered.
@@ -86,22 +110,21 @@ pub(super) fn registered(
         let page = pages::jobs(books, &wanted, &place, 16)?;
         rows.extend(page.rows.into_iter().take_while(|row| row.job == *job));
     }
-    show(context, &evaluation, &format!("/{}", component(&id)), (None, None), &rows, None)
+    show(context, &evaluation, &format!("/{}", component(&id)), &Choice::default(), &rows, None)
 }
 
 fn show(
     context: &mut Context,
     evaluation: &Evaluation,
     below: &str,
-    (system, part): (Option<&str>, Option<&str>),
+    choice: &Choice<'_>,
     rows: &[Listed],
     next: Option<String>,
 ) -> Result<Response, Failure> {
     let (id, name) = (evaluation.id, &evaluation.jobset);
     let books = context.books()?;
     let (before, after) = pages::neighbours(books, name, id)?;
-    let kept = jobsets::get(books, name)?.as_ref().and_then(jobset::specification);
-    let systems = kept.map(|kept| kept.systems).unwrap_or_default();
+    let Choice { systems, system, part } = choice;
     let path = format!("/eval/{id}/dashboard{below}");
     let title = format!("Dashboard of evaluation {id}");
     let content = html! {
@@ -124,8 +147,8 @@ fn show(
                 label {
                     "System "
                     select name="system" {
-                        option value="" { "all" }
-                        @for known in &systems { option value=(known) selected[system == Some(known)] { (known) } }
+                        option value=(ALL) selected[system.is_none()] { (ALL) }
+                        @for known in *systems { option value=(known) selected[*system == Some(known)] { (known) } }
                     }
                 }
             }
@@ -141,7 +164,7 @@ fn show(
                 li class=(look.class) {
                     a href=(list::build_link(context, row)) title={ (row.job) " on " (row.system) ": " (look.word) } {
                         b aria-hidden="true" { (look.letter) }
-                        span { (row.job) span class="hidden" { ", " (row.system) ": " (look.word) } }
+                        span { (label(row, *system)) span class="hidden" { ", " (row.system) ": " (look.word) } }
                     }
                 }
             }
@@ -154,9 +177,15 @@ fn show(
         }
     };
     let mut frame = Frame::new(&title)
-        .below(name.as_str(), part::jobset_link(context, name))
+        .of(context, name)
         .below(format!("Evaluation {id}"), context.link(&format!("/eval/{id}")))
         .hearing(format!("?evaluation={id}"));
     frame.wide = true;
     Ok(Response::html(200, frame.show(context, &content)))
+}
+
+/// A job's name, without the system where all have the same one.
+fn label<'a>(row: &'a Listed, system: Option<&str>) -> &'a str {
+    let short = system.and_then(|system| row.job.strip_suffix(system)?.strip_suffix('.'));
+    short.unwrap_or(&row.job)
 }

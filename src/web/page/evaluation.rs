@@ -2,16 +2,17 @@
 
 use maud::{Markup, html};
 
+use super::broken::{self, Broken};
 use super::part::query;
-use super::{Frame, forge, jobset, list, log, part};
+use super::{Frame, forge, jobset, list, part};
 use crate::db::evaluations;
 use crate::db::jobsets;
 use crate::db::web::pages::{self, Bucket, Listed, Place, Wanted};
-use crate::db::web::relations;
 use crate::model::evaluation::{Checkout, Evaluation, EvaluationId};
 use crate::model::spec::JobsetName;
-use crate::model::status::{BuildStatus, EvaluationStatus};
+use crate::model::status::EvaluationStatus;
 use crate::web::access::Access;
+use crate::web::api::channels;
 use crate::web::context::Context;
 use crate::web::failure::Failure;
 use crate::web::link::component;
@@ -21,9 +22,6 @@ use crate::web::route::Captures;
 
 /// Jobs on a page.
 const ROWS: usize = 50;
-
-/// Failures told with their last lines: each is a log to read.
-const TOLD: usize = 5;
 
 /// The evaluation that a path names.
 pub(super) fn numbered(context: &mut Context, captures: &Captures) -> Result<Evaluation, Failure> {
@@ -85,32 +83,16 @@ pub(super) fn evaluation(
     let older = pages::checkouts_before(books, &name, id)?;
     let wanted = Wanted { evaluation: id, bucket, system, name: part, before };
     let page = pages::jobs(books, &wanted, &place, ROWS)?;
-    let bad = evaluation.jobs.failed + evaluation.jobs.aborted;
     // The list itself tells them where they are what is asked for.
-    let news = if bad > 0 && before.is_some() && bucket != Bucket::NewlyFailed {
-        let wanted =
-            Wanted { bucket: Bucket::NewlyFailed, system: None, name: None, ..wanted.clone() };
-        pages::jobs(books, &wanted, &Place::First, TOLD)?.rows
+    let told = if before.is_some() && bucket != Bucket::NewlyFailed && evaluation.jobs.failed > 0 {
+        broken::find(books, &wanted)?
     } else {
-        Vec::new()
+        Broken::default()
     };
-    let mut budget = log::Budget::new();
-    // One log is told once, however many fail with it.
-    let (mut told, mut read) = (Vec::new(), Vec::new());
-    for build in news {
-        let causes = if build.status == BuildStatus::FailedDependency {
-            pages::each(books, &relations::causes(books, build.id, 3)?)?
-        } else {
-            Vec::new()
-        };
-        let source = causes.first().unwrap_or(&build);
-        let path = source.log.as_deref().filter(|_| !read.contains(&source.id));
-        let lines = path.and_then(|path| budget.last_lines(path.as_ref()));
-        read.push(source.id);
-        told.push((build, causes, lines));
-    }
     let kept = jobsets::get(books, &name)?.as_ref().and_then(jobset::specification);
     let systems = kept.map(|kept| kept.systems).unwrap_or_default();
+    let good = evaluation.status == EvaluationStatus::Succeeded && !evaluation.checkouts.is_empty();
+    let channels = if good { Some(channels::text(context, &evaluation)?) } else { None };
     let path = format!("/eval/{id}");
     let link = |status: &str, more: &str| {
         let mut text = query(&[
@@ -141,15 +123,7 @@ pub(super) fn evaluation(
                 a href=(context.link(&format!("/eval/{after}"))) rel="next" { "Evaluation " (after) " →" }
             }
         }
-        div data-live="news" {
-            @if !told.is_empty() {
-                h2 { "Newly failed" }
-                @for (build, causes, lines) in &told { (failure(context, build, causes, lines.as_deref())) }
-                @if told.len() == TOLD {
-                    p { a href=(link("newly-failed", "")) { "All that failed newly" } }
-                }
-            }
-        }
+        div data-live="news" { (broken::show(context, &told, &link("newly-failed", ""))) }
         h2 id="jobs" { "Jobs" }
         (tabs(&evaluation, word, |status| link(status, "")))
         (filter(context, &path, word, system, part, &systems))
@@ -168,21 +142,17 @@ pub(super) fn evaluation(
             ("", "last=1"),
             |more| link(word, more),
         ))
-        @if evaluation.status == EvaluationStatus::Succeeded && !evaluation.checkouts.is_empty() {
-            (snippet(context, &evaluation))
-        }
+        @if let Some(channels) = &channels { (snippet(context, id, channels)) }
     };
     let title = format!("Evaluation {id} of {name}");
-    let frame = Frame::new(&title)
-        .below(name.as_str(), part::jobset_link(context, &name))
-        .hearing(format!("?evaluation={id}"));
+    let frame = Frame::new(&title).of(context, &name).hearing(format!("?evaluation={id}"));
     Ok(Response::html(200, frame.show(context, &content)))
 }
 
 fn actions(context: &Context, evaluation: &Evaluation) -> Markup {
     let id = evaluation.id;
     html! {
-        div class="actions" {
+        div class="actions" data-live="actions" {
             a class="button" href=(context.link(&format!("/eval/{id}/dashboard"))) { "Dashboard" }
             a class="button" href=(context.link(&format!("/eval/{id}/log"))) { "Log" }
             @if part::may(context, Access::Operate, &evaluation.jobset) {
@@ -205,7 +175,7 @@ fn summary(context: &Context, evaluation: &Evaluation, older: &[Checkout]) -> Ma
     html! {
         @if let Some(error) = &evaluation.error {
             div class={ "box " (part::evaluation_look(evaluation).class) } {
-                h3 { (part::evaluation_look(evaluation).word) }
+                h2 { (part::evaluation_look(evaluation).word) }
                 pre { (error) }
                 p { a href=(context.link(&format!("/eval/{}/log", evaluation.id))) { "The evaluation's log" } }
             }
@@ -216,7 +186,7 @@ fn summary(context: &Context, evaluation: &Evaluation, older: &[Checkout]) -> Ma
             dd {
                 span class="ns" {
                     (part::counts(jobs))
-                    @if jobs.total > 0 { (part::meter(jobs)) (part::percent(jobs)) " % of " (jobs.total) }
+                    @if jobs.total > 0 { (part::share(jobs)) " of " (jobs.total) }
                 }
             }
             dt { "Began" } dd { (part::time(context.now, evaluation.timestamp)) }
@@ -249,26 +219,6 @@ fn summary(context: &Context, evaluation: &Evaluation, older: &[Checkout]) -> Ma
                     }
                 }
                 @if evaluation.checkouts.is_empty() { "none" }
-            }
-        }
-    }
-}
-
-/// A failure with what a reader wants to know first: whose fault it is, and the last lines of that log.
-fn failure(context: &Context, build: &Listed, causes: &[Listed], lines: Option<&str>) -> Markup {
-    html! {
-        div class="box bad" {
-            h3 {
-                (part::status(build.status)) " "
-                a href=(list::build_link(context, build)) { (build.job) } " "
-                span class="dim" { (build.system) }
-            }
-            @if !causes.is_empty() { p { "Because of:" } (list::brief(context, causes)) }
-            @else if let Some(error) = &build.error { p { (error) } }
-            @if let Some(lines) = lines {
-                pre { (lines) }
-                @let of = causes.first().unwrap_or(build);
-                p class="small" { a href=(context.link(&format!("/build/{}/log", of.id))) { "The whole log" } }
             }
         }
     }
@@ -324,20 +274,11 @@ fn filter(
 }
 
 /// How to get these very channels.
-fn snippet(context: &Context, evaluation: &Evaluation) -> Markup {
-    let link = context.link(&format!("/eval/{}/channels.scm", evaluation.id));
-    let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+fn snippet(context: &Context, id: EvaluationId, text: &str) -> Markup {
+    let link = context.link(&format!("/eval/{id}/channels.scm"));
     html! {
         h2 { "Channels" }
-        p class="small" { "As a channel file: " a href=(link) { (link) } }
-        pre class="snippet" {
-            "(list"
-            @for checkout in &evaluation.checkouts {
-                "\n (channel\n  (name '" (checkout.channel) ")\n  (url \""
-                (quoted(&crate::model::spec::printable_url(&checkout.url)))
-                "\")\n  (commit \"" (checkout.commit) "\"))"
-            }
-            ")"
-        }
+        p class="small" { "For " code { "guix time-machine -C" } ", or by its address: " a href=(link) { (link) } }
+        pre class="snippet" { (text) }
     }
 }

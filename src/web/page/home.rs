@@ -99,9 +99,7 @@ pub(super) fn home(
             }
         }
         @if rows.is_empty() {
-            p data-live="jobsets" {
-                @if total == 0 { "There are no jobsets yet." } @else { "No jobset matches." }
-            }
+            div data-live="jobsets" { (nothing(context, total)) }
         } @else {
             div class="scroll" data-live="jobsets" {
                 (table(context, &rows))
@@ -120,19 +118,16 @@ pub(super) fn home(
 
 fn table(context: &Context, rows: &[Row]) -> Markup {
     html! {
-        table id="jobsets" {
+        table id="jobsets" class="rows" {
             thead {
                 tr {
                     th scope="col" class="name" { "Name" }
                     th scope="col" { "Jobs" }
                     th scope="col" { "Succeeded" }
                     th scope="col" class="num" { "Running" }
-                    th scope="col" { "Last evaluation" }
+                    th scope="col" { "Evaluated" }
                     th scope="col" { "Last ten" }
-                    th scope="col" class="far" { "Evaluator" }
-                    th scope="col" class="far" { "Channels" }
-                    th scope="col" class="far" { "Systems" }
-                    th scope="col" class="num far" { "Priority" }
+                    th scope="col" class="num" { "Priority" }
                 }
             }
             tbody {
@@ -154,18 +149,24 @@ fn line(context: &Context, row: &Row) -> Markup {
                 @if row.jobset.error.is_some() {
                     " " a class="n bad" href=(part::jobset_link(context, name)) { "error" }
                 }
+                div class="small dim far" {
+                    @match &row.specification {
+                        Some(specification) => (made_from(specification)),
+                        None => "Its specification cannot be read: see the log.",
+                    }
+                }
             }
-            td { @if let Some(evaluation) = newest { (part::counts(evaluation.jobs)) } @else { "–" } }
+            td { @if let Some(evaluation) = newest { (part::counts(evaluation.jobs)) } }
             td {
                 @if let Some(evaluation) = good {
                     a href=(context.link(&format!("/eval/{}/dashboard", evaluation.id)))
                         title="Dashboard of the newest evaluation" {
-                        (part::meter(evaluation.jobs)) span class="small" { (part::percent(evaluation.jobs)) " %" }
+                        (part::share(evaluation.jobs))
                     }
-                } @else { "–" }
+                }
             }
-            td class="num" { @if row.running > 0 { (row.running) } @else { "–" } }
-            td {
+            td class="num" data-th="Running" { @if row.running > 0 { (row.running) } }
+            td data-th="Evaluated" {
                 @if let Some(evaluation) = newest {
                     a href=(context.link(&format!("/eval/{}", evaluation.id))) {
                         (part::time(context.now, evaluation.timestamp))
@@ -173,16 +174,30 @@ fn line(context: &Context, row: &Row) -> Markup {
                 } @else { "never" }
             }
             td { (list::strip(context, &row.recent)) }
-            @match &row.specification {
-                Some(specification) => {
-                    td class="far" { (specification.evaluator.word()) }
-                    td class="far" { (list::channels(specification)) }
-                    td class="far" { (specification.systems.join(", ")) }
-                    td class="num far" { (specification.priority) }
-                }
-                None => td class="far" colspan="4" { "(cannot be read: see the log)" },
+            td class="num far" {
+                @match &row.specification { Some(specification) => (specification.priority), None => "–" }
             }
         }
+    }
+}
+
+/// What to do where there is no jobset to show.
+fn nothing(context: &Context, total: usize) -> Markup {
+    html! {
+        @if total > 0 {
+            p { "No jobset matches. " a href=(context.link("/?show=all")) { "Show all " (total) } }
+        } @else if context.may(Access::Edit, None) {
+            p { "There are no jobsets yet: " a href=(context.link("/specification/add")) { "add the first" } "." }
+        } @else {
+            p { "There are no jobsets yet: the daemon is given them by " code { "gorget add FILE" } "." }
+        }
+    }
+}
+
+/// What it is made from: the evaluator, the channels, the systems.
+fn made_from(specification: &Specification) -> Markup {
+    html! {
+        (specification.evaluator.word()) " · " (list::channels(specification)) " · " (list::systems(specification))
     }
 }
 

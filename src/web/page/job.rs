@@ -37,7 +37,7 @@ pub(super) fn job(
     let path = format!("/jobset/{}/job/{}", component(name.as_str()), component(job));
     let link = |pairs: &[(&str, &str)]| context.link(&format!("{path}{}", query(pairs)));
     let content = html! {
-        h1 { (job) " " span class="dim" { (system) } }
+        h1 { (job) (list::system_of(job, &system)) }
         @if systems.len() > 1 {
             nav class="tabs" aria-label="Systems" {
                 @for other in &systems {
@@ -49,7 +49,7 @@ pub(super) fn job(
         div data-live="chart" { (chart::builds(context, &history)) }
         h2 { "History" }
         div class="scroll" data-live="history" {
-            table {
+            table class="rows" {
                 thead {
                     tr {
                         th scope="col" { "Evaluation" } th scope="col" { "Status" } th scope="col" { "Trend" }
@@ -60,13 +60,13 @@ pub(super) fn job(
                 tbody {
                     @for (evaluation, build) in &history {
                         tr {
-                            td { a href=(context.link(&format!("/eval/{evaluation}"))) { (evaluation) } }
+                            td data-th="Evaluation" { a href=(context.link(&format!("/eval/{evaluation}"))) { (evaluation) } }
                             td { (part::status(build.status)) }
                             td { (part::weather_icon(build.weather)) }
-                            td { a href=(list::build_link(context, build)) { (build.id) } }
+                            td data-th="Build" { a href=(list::build_link(context, build)) { (build.id) } }
                             td class="far" { (build.nix_name) }
-                            td { (part::maybe_time(context.now, build.stoptime)) }
-                            td class="nowrap" { (part::lasted(context.now, build.starttime, build.stoptime)) }
+                            td data-th="Ended" { (part::maybe_time(context.now, build.stoptime)) }
+                            td class="nowrap" data-th="Took" { (part::lasted(context.now, build.starttime, build.stoptime)) }
                             td { (list::log_link(context, build)) }
                         }
                     }
@@ -80,8 +80,7 @@ pub(super) fn job(
             }
         }
     };
-    let frame = Frame::new(job)
-        .below(name.as_str(), part::jobset_link(context, &name))
-        .hearing(format!("?jobset={}", component(name.as_str())));
+    let frame =
+        Frame::new(job).of(context, &name).hearing(format!("?jobset={}", component(name.as_str())));
     Ok(Response::html(200, frame.show(context, &content)))
 }

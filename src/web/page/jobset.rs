@@ -70,7 +70,7 @@ pub(super) fn jobset(
             }
             @if let Some(error) = &jobset.error {
                 div class="box bad" {
-                    h3 { "The last fetch or evaluation did not work" }
+                    h2 { "The last fetch or evaluation did not work" }
                     pre { (error) }
                 }
             }
@@ -82,7 +82,10 @@ pub(super) fn jobset(
         h2 { "Evaluations" }
         div data-live="evaluations" {
             @if page.rows.is_empty() {
-                p { "There are none yet." }
+                p {
+                    @if jobset.active { "There are none yet: one is made as soon as the channels have been fetched." }
+                    @else { "There are none: an inactive jobset is not looked at." }
+                }
             } @else {
                 (table(context, &page.rows, &before))
             }
@@ -99,7 +102,7 @@ pub(super) fn jobset(
         }
     };
     let events = format!("?jobset={}", component(name.as_str()));
-    let frame = Frame::new(name.as_str()).hearing(events);
+    let frame = Frame { jobset: Some(name.clone()), ..Frame::new(name.as_str()) }.hearing(events);
     Ok(Response::html(200, frame.show(context, &content)))
 }
 
@@ -132,7 +135,7 @@ fn table(context: &Context, evaluations: &[Evaluation], before: &[Checkout]) -> 
         |n: usize| evaluations.get(n + 1).map_or(before, |older| older.checkouts.as_slice());
     html! {
         div class="scroll" {
-            table {
+            table class="rows" {
                 thead {
                     tr {
                         th scope="col" { "Evaluation" }
@@ -148,17 +151,14 @@ fn table(context: &Context, evaluations: &[Evaluation], before: &[Checkout]) -> 
                     @for (n, evaluation) in evaluations.iter().enumerate() {
                         @let link = context.link(&format!("/eval/{}", evaluation.id));
                         tr {
-                            td { a href=(link) { (evaluation.id) } }
+                            td data-th="Evaluation" { a href=(link) { (evaluation.id) } }
                             td { (part::state(part::evaluation_look(evaluation))) }
-                            td class="name" { (list::changes(older(n), &evaluation.checkouts)) }
+                            td class="name more" { (list::changes(older(n), &evaluation.checkouts)) }
                             td { a href=(link) { (part::counts(evaluation.jobs)) } }
                             td {
-                                @if evaluation.jobs.total > 0 {
-                                    (part::meter(evaluation.jobs))
-                                    span class="small" { (part::percent(evaluation.jobs)) " %" }
-                                }
+                                @if evaluation.jobs.total > 0 { (part::share(evaluation.jobs)) }
                             }
-                            td { (part::time(context.now, evaluation.timestamp)) }
+                            td data-th="Began" { (part::time(context.now, evaluation.timestamp)) }
                             td class="far nowrap" {
                                 (part::lasted(context.now, Some(evaluation.timestamp), ended(evaluation)))
                             }

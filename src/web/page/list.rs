@@ -63,11 +63,38 @@ pub(super) fn build_link(context: &Context, build: &Listed) -> String {
     context.link(&format!("/build/{}/details", build.id))
 }
 
+/// Whether a job's name ends with its system, as those of Guix do.
+fn says_system(job: &str, system: &str) -> bool {
+    job.strip_suffix(system).is_some_and(|rest| rest.ends_with('.'))
+}
+
+/// The system of a job whose name does not say it.
+pub(super) fn system_of(job: &str, system: &str) -> Markup {
+    html! { @if !says_system(job, system) { " " span class="dim" { (system) } } }
+}
+
+/// The same as a column, which narrow screens leave out where the name says it.
+pub(super) fn system_cell(job: &str, system: &str) -> Markup {
+    html! { td class={ "nowrap" @if says_system(job, system) { " far" } } { (system) } }
+}
+
+/// The systems of a jobset, in short.
+pub(super) fn systems(specification: &Specification) -> Markup {
+    let all = &specification.systems;
+    html! {
+        @if let [first, others @ ..] = all.as_slice() {
+            span class="nowrap" title=(all.join(", ")) {
+                (first) @if !others.is_empty() { " +" (others.len()) span class="hidden" { ": " (others.join(", ")) } }
+            }
+        }
+    }
+}
+
 /// A table of builds. `with_jobset` adds the column for lists that mix them.
 pub(super) fn builds(context: &Context, builds: &[Listed], with_jobset: bool) -> Markup {
     html! {
         div class="scroll" {
-            table {
+            table class="rows" {
                 thead {
                     tr {
                         th scope="col" { "Status" }
@@ -75,7 +102,7 @@ pub(super) fn builds(context: &Context, builds: &[Listed], with_jobset: bool) ->
                         th scope="col" class="name" { "Job" }
                         @if with_jobset { th scope="col" { "Jobset" } }
                         th scope="col" { "System" }
-                        th scope="col" class="far" { "Name" }
+                        @if !with_jobset { th scope="col" class="far" { "Name" } }
                         th scope="col" { "Ended" }
                         th scope="col" class="far" { "Took" }
                         th scope="col" { "Build" }
@@ -89,11 +116,11 @@ pub(super) fn builds(context: &Context, builds: &[Listed], with_jobset: bool) ->
                             td { (part::weather_icon(build.weather)) }
                             td class="name" { a href=(build_link(context, build)) { (build.job) } }
                             @if with_jobset { td { (part::jobset(context, &build.jobset)) } }
-                            td class="nowrap" { (build.system) }
-                            td class="far" { (build.nix_name) }
-                            td { (part::maybe_time(context.now, build.stoptime)) }
+                            (system_cell(&build.job, &build.system))
+                            @if !with_jobset { td class="far" { (build.nix_name) } }
+                            td data-th="Ended" { (part::maybe_time(context.now, build.stoptime)) }
                             td class="far nowrap" { (part::lasted(context.now, build.starttime, build.stoptime)) }
-                            td { a href=(build_link(context, build)) { (build.id) } }
+                            td data-th="Build" { a href=(build_link(context, build)) { (build.id) } }
                             td { (log_link(context, build)) }
                         }
                     }
@@ -125,10 +152,10 @@ pub(super) fn log_link(context: &Context, build: &Listed) -> Markup {
 pub(super) fn brief(context: &Context, builds: &[Listed]) -> Markup {
     html! {
         @for build in builds {
-            div {
+            div class="brief" {
                 (part::status(build.status)) " "
-                a href=(build_link(context, build)) { (build.job) } " "
-                span class="dim" { (build.system) }
+                a href=(build_link(context, build)) { (build.job) }
+                (system_of(&build.job, &build.system))
             }
         }
     }

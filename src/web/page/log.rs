@@ -6,7 +6,7 @@ use std::path::Path;
 
 use maud::{Markup, html};
 
-use super::{Frame, build, evaluation, part};
+use super::{Frame, build, evaluation, part, phases};
 use crate::logs::Tail;
 use crate::model::status::{BuildStatus, EvaluationStatus};
 use crate::web::context::Context;
@@ -98,8 +98,7 @@ impl Budget {
         }
         let lines: Vec<&str> = part.text.lines().collect();
         let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
-        let visible = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-        Some(last.chars().filter(visible).collect()).filter(|text: &String| !text.trim().is_empty())
+        Some(last).filter(|text| !text.trim().is_empty())
     }
 }
 
@@ -115,7 +114,7 @@ pub(super) fn build(
     let runs = matches!(build.status, BuildStatus::Started | BuildStatus::Submitted);
     let missing = || Failure::missing(format!("Build {} has no log.", build.id));
     let part = match build.log.as_deref() {
-        Some(file) => open(file, request, missing)?,
+        Some(file) => open(file, request, runs, missing)?,
         None => return Err(missing()),
     };
     let title = format!("Log of {}", build.job);
@@ -127,7 +126,7 @@ pub(super) fn build(
         (show(context, &path, &part, runs))
     };
     let frame = Frame::new(&title)
-        .below(build.jobset.as_str(), part::jobset_link(context, &build.jobset))
+        .of(context, &build.jobset)
         .below(
             format!("Evaluation {}", build.evaluation),
             context.link(&format!("/eval/{}", build.evaluation)),
@@ -147,7 +146,8 @@ pub(super) fn evaluation(
     let id = evaluation.id;
     let file = context.shared.config.log_directory.join("evaluations").join(format!("{id}.gz"));
     let missing = || Failure::missing(format!("Evaluation {id} has no log."));
-    let part = open(&file, request, missing)?;
+    let runs = evaluation.status == EvaluationStatus::Started;
+    let part = open(&file, request, runs, missing)?;
     let title = format!("Log of evaluation {id}");
     let link = context.link(&format!("/eval/{id}"));
     let content = html! {
@@ -155,21 +155,31 @@ pub(super) fn evaluation(
             h1 { "Log of " a href=(link) { "evaluation " (id) } }
             span data-live="status" { (part::state(part::evaluation_look(&evaluation))) }
         }
-        (show(context, &format!("/eval/{id}/log"), &part, evaluation.status == EvaluationStatus::Started))
+        (show(context, &format!("/eval/{id}/log"), &part, runs))
     };
     let frame = Frame::new(&title)
-        .below(evaluation.jobset.as_str(), part::jobset_link(context, &evaluation.jobset))
+        .of(context, &evaluation.jobset)
         .below(format!("Evaluation {id}"), link.clone())
         .hearing(format!("?evaluation={id}"));
     Ok(Response::html(200, frame.show(context, &content)))
 }
 
-fn open(file: &Path, request: &Request, missing: impl Fn() -> Failure) -> Result<Part, Failure> {
+fn open(
+    file: &Path,
+    request: &Request,
+    runs: bool,
+    missing: impl Fn() -> Failure,
+) -> Result<Part, Failure> {
     let from = request.query.number("from").and_then(|from| u64::try_from(from).ok());
-    read(file, from, SHOWN, READ).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => missing(),
-        _ => Failure::Internal(format!("cannot read {}: {error}", file.display())),
-    })
+    match read(file, from, SHOWN, READ) {
+        Ok(part) => Ok(part),
+        // The file comes a moment after the start.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && runs => {
+            Ok(Part { text: String::new(), first: 1, before: 0, end: 0, more: false })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
+        Err(error) => Err(Failure::Internal(format!("cannot read {}: {error}", file.display()))),
+    }
 }
 
 fn show(context: &Context, path: &str, part: &Part, runs: bool) -> Markup {
@@ -191,13 +201,14 @@ fn show(context: &Context, path: &str, part: &Part, runs: bool) -> Markup {
                 (part::size(part.before)) " before line " (part.first) " are left out; the raw log has all."
             }
         }
+        (phases::show(&part.text, part.first))
         @if part.text.is_empty() && !runs { p { "It is empty." } }
         pre class="log" data-log=[runs.then(|| link("/events".to_owned()))] data-from=[runs.then_some(part.end)]
             data-line=[runs.then_some(part.first + part.text.lines().count())] {
             @if !part.text.is_empty() { (log_view::lines(&part.text, part.first)) }
         }
         @if part.more { p class="box warn" { "There is more: go on, or read the raw log." } }
-        @if runs { p class="dim" data-live="runs" { "It is still growing." } }
+        div class="dim" data-live="runs" { @if runs { "It is still growing." } }
         span id="end" {}
     }
 }

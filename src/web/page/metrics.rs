@@ -9,6 +9,7 @@ use crate::db::web::machines;
 use crate::model::time::Time;
 use crate::web::context::Context;
 use crate::web::failure::Failure;
+use crate::web::link::component;
 use crate::web::request::Request;
 use crate::web::response::Response;
 use crate::web::route::Captures;
@@ -57,7 +58,7 @@ pub(super) fn metrics(
     let content = html! {
         h1 { "Metrics" }
         p class="dim" { "They are computed every hour." }
-        @if !jobsets.is_empty() { h2 { "Evaluations" } (table(&jobsets)) }
+        @if !jobsets.is_empty() { h2 { "Evaluations" } (table(context, &jobsets)) }
         div class="figures" {
             @for (title, values) in &curves {
                 section {
@@ -75,7 +76,7 @@ pub(super) fn metrics(
     Ok(Response::html(200, Frame::new("Metrics").show(context, &content)))
 }
 
-fn table(jobsets: &BTreeMap<String, [Option<f64>; 6]>) -> Markup {
+fn table(context: &Context, jobsets: &BTreeMap<String, [Option<f64>; 6]>) -> Markup {
     let cell = |place: usize, value: &Option<f64>| match value {
         Some(seconds) if place < 3 => part::duration(seconds.round() as i64),
         Some(percent) => format!("{percent:.0} %"),
@@ -87,8 +88,8 @@ fn table(jobsets: &BTreeMap<String, [Option<f64>; 6]>) -> Markup {
                 thead {
                     tr {
                         th scope="col" rowspan="2" class="name" { "Jobset" }
-                        th scope="colgroup" colspan="3" { "Mean duration" }
-                        th scope="colgroup" colspan="3" { "Failed or aborted" }
+                        th scope="colgroup" colspan="3" class="num" { "Mean duration" }
+                        th scope="colgroup" colspan="3" class="num" { "Failed or aborted" }
                     }
                     tr {
                         @for _ in 0..2 {
@@ -100,7 +101,9 @@ fn table(jobsets: &BTreeMap<String, [Option<f64>; 6]>) -> Markup {
                 tbody {
                     @for (name, values) in jobsets {
                         tr {
-                            th scope="row" class="name" { (name) }
+                            th scope="row" class="name" {
+                                a href=(context.link(&format!("/jobset/{}", component(name)))) { (name) }
+                            }
                             @for (place, value) in values.iter().enumerate() { td class="num" { (cell(place, value)) } }
                         }
                     }

@@ -204,7 +204,7 @@ pub(super) fn counts(jobs: Counts) -> Markup {
 }
 
 /// How many of all jobs are where, as a bar of 100 units; its numbers stand beside it.
-pub(super) fn meter(jobs: Counts) -> Markup {
+fn meter(jobs: Counts) -> Markup {
     let total = jobs.total.max(1) as f64;
     let mut at = 0.0;
     let parts = [
@@ -228,8 +228,13 @@ pub(super) fn meter(jobs: Counts) -> Markup {
 }
 
 /// What share of the jobs succeeded, in whole percents: all only if it is all.
-pub(super) fn percent(jobs: Counts) -> i64 {
+fn percent(jobs: Counts) -> i64 {
     if jobs.total == 0 { 0 } else { jobs.succeeded * 100 / jobs.total }
+}
+
+/// The bar, and the share of the jobs that succeeded.
+pub(super) fn share(jobs: Counts) -> Markup {
+    html! { span class="share" { (meter(jobs)) span class="small" { (percent(jobs)) " %" } } }
 }
 
 pub(super) fn jobset(context: &Context, name: &JobsetName) -> Markup {

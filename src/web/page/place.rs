@@ -26,7 +26,7 @@ pub(super) fn audit(
         @if rows.is_empty() { p { "Nothing was changed yet." } }
         @else {
             div class="scroll" {
-                table {
+                table class="rows" {
                     thead {
                         tr {
                             th scope="col" { "When" } th scope="col" { "Who" }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Frame, list, part};
 use crate::db::web::pages::{self, Listed};
-use crate::db::{builds, records};
+use crate::db::{builds, records, workers};
 use crate::model::build::BuildId;
 use crate::proto::control::Command;
 use crate::web::access::Access;
@@ -24,6 +24,9 @@ const ROWS: usize = 100;
 /// Builds that run at once and are shown: more than one machine can take.
 const RUNNING: usize = 500;
 
+/// Seconds after which a worker that says nothing is taken to be gone, as by Cuirass.
+const AWAY: i64 = 120;
+
 /// What builds without a worker's name run on, as a machine's.
 const HERE: &str = "local";
 
@@ -37,7 +40,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
     let content = html! {
         div class="head" {
             h1 { "Queue" }
-            span class="actions" {
+            span class="actions" data-live="actions" {
                 @if context.may(Access::Operate, None) {
                     @if paused { (part::order(context, "/admin/resume", "Resume")) }
                     @else { (part::order(context, "/admin/pause", "Pause")) }
@@ -56,7 +59,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
             }
             @if !rows.is_empty() {
                 div class="scroll" {
-                    table {
+                    table class="rows" {
                         thead {
                             tr {
                                 th scope="col" class="num" { "Priority" } th scope="col" class="name" { "Job" }
@@ -67,15 +70,15 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
                         tbody {
                             @for build in &rows {
                                 tr {
-                                    td class="num" { (build.priority) }
+                                    td class="num" data-th="Priority" { (build.priority) }
                                     td class="name" { a href=(list::build_link(context, build)) { (build.job) } }
                                     td { (part::jobset(context, &build.jobset)) }
-                                    td class="nowrap" { (build.system) }
-                                    td {
+                                    (list::system_cell(&build.job, &build.system))
+                                    td data-th="Waits for" {
                                         (reasons.as_ref().map_or("–", |all| all.get(&build.id).map_or("its turn", String::as_str)))
                                     }
-                                    td { (part::time(context.now, build.timestamp)) }
-                                    td { a href=(list::build_link(context, build)) { (build.id) } }
+                                    td data-th="Since" { (part::time(context.now, build.timestamp)) }
+                                    td data-th="Build" { a href=(list::build_link(context, build)) { (build.id) } }
                                 }
                             }
                         }
@@ -140,7 +143,7 @@ fn with_last(
 fn running(context: &Context, rows: &[(Listed, Option<i64>)]) -> Markup {
     html! {
         div class="scroll" {
-            table {
+            table class="rows" {
                 thead {
                     tr {
                         th scope="col" class="name" { "Job" } th scope="col" { "Jobset" } th scope="col" { "System" }
@@ -153,14 +156,14 @@ fn running(context: &Context, rows: &[(Listed, Option<i64>)]) -> Markup {
                         tr {
                             td class="name" { a href=(list::build_link(context, build)) { (build.job) } }
                             td { (part::jobset(context, &build.jobset)) }
-                            td class="nowrap" { (build.system) }
+                            (list::system_cell(&build.job, &build.system))
                             td class="nowrap" { (part::lasted(context.now, build.starttime, Some(context.now))) }
                             td { (progress(context, build, *last)) }
                             td class="far" {
                                 @let machine = build.worker.as_deref().unwrap_or(HERE);
                                 a href=(context.link(&format!("/machine/{}", component(machine)))) { (machine) }
                             }
-                            td { a href=(list::build_link(context, build)) { (build.id) } }
+                            td data-th="Build" { a href=(list::build_link(context, build)) { (build.id) } }
                             td { (list::log_link(context, build)) }
                         }
                     }
@@ -178,6 +181,7 @@ fn progress(context: &Context, build: &Listed, last: Option<i64>) -> Markup {
     let elapsed = (context.now.0 - start.0).max(0);
     let percent = elapsed.saturating_mul(100) / last;
     html! {
+        span class="share" {
         svg class="meter" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true" {
             rect class="f-run" x="0" y="0" width=(percent.min(100)) height="6" {}
         }
@@ -185,18 +189,19 @@ fn progress(context: &Context, build: &Listed, last: Option<i64>) -> Markup {
             @if percent <= 100 { (percent) " % of " (part::duration(last)) }
             @else { (part::duration(elapsed - last)) " longer than the last" }
         }
+        }
     }
 }
 
 /// A machine, and those of its workers that are known.
 struct Machine {
     name: String,
-    workers: Vec<records::Worker>,
+    workers: Vec<workers::Worker>,
 }
 
 fn machines(context: &mut Context) -> Result<Vec<Machine>, Failure> {
     let mut machines = vec![Machine { name: HERE.to_owned(), workers: Vec::new() }];
-    for worker in records::workers(context.books()?)? {
+    for worker in workers::list(context.books()?)? {
         match machines.iter_mut().find(|machine| machine.name == worker.machine) {
             Some(machine) => machine.workers.push(worker),
             None => {
@@ -264,7 +269,7 @@ fn tasks(context: &Context, machine: &Machine, rows: &[(Listed, Option<i64>)]) -
             @if own.is_empty() { p class="dim" { "idle" } } @else { (running(context, &own)) }
         } @else {
             div class="scroll" {
-                table {
+                table class="rows" {
                     thead {
                         tr {
                             th scope="col" { "Worker" } th scope="col" { "Systems" }
@@ -274,17 +279,23 @@ fn tasks(context: &Context, machine: &Machine, rows: &[(Listed, Option<i64>)]) -
                     tbody {
                         @for worker in &machine.workers {
                             tr {
-                                td { (worker.name) @if worker.paused { " " span class="n warn" { "paused" } } }
+                                td {
+                                    (worker.name)
+                                    @if worker.paused { " " span class="n warn" { "paused" } }
+                                    @if context.now.0 - worker.last_seen.0 > AWAY { " " span class="n bad" { "away" } }
+                                }
                                 td { (worker.systems.join(", ")) }
-                                td class="name" {
+                                td class="name more" {
                                     @let own = of(Some(&worker.name));
                                     @if own.is_empty() { span class="dim" { "idle" } }
                                     @for (build, last) in &own {
-                                        a href=(list::build_link(context, build)) { (build.job) }
-                                        (progress(context, build, *last))
+                                        div {
+                                            a href=(list::build_link(context, build)) { (build.job) } " "
+                                            (progress(context, build, *last))
+                                        }
                                     }
                                 }
-                                td { (part::time(context.now, worker.last_seen)) }
+                                td data-th="Last seen" { (part::time(context.now, worker.last_seen)) }
                             }
                         }
                     }

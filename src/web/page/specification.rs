@@ -8,7 +8,7 @@ use super::{Frame, jobset, part};
 use crate::model::spec::{Evaluator, GuixSubset, NixSubset, Specification};
 use crate::spec::host_system;
 use crate::web::access::Access;
-use crate::web::change::specification::{Problem, values};
+use crate::web::change::specification::{Problem, json, values};
 use crate::web::context::Context;
 use crate::web::failure::Failure;
 use crate::web::request::{Form, Request};
@@ -44,6 +44,8 @@ const BUILDS: [&str; 11] = [
     "manifests",
 ];
 
+const NOTIFICATIONS: [&str; 3] = ["email", "mastodon", "webhook"];
+
 /// Rows that are left empty for more, as there may be no script to add any.
 const SPARE: usize = 2;
 
@@ -75,6 +77,11 @@ pub(super) fn subject(specification: &Specification) -> String {
 /// GET `/specification/add`.
 pub(super) fn add(context: &mut Context, _: &Request, _: &Captures) -> Result<Response, Failure> {
     context.must(Access::Edit, None)?;
+    Ok(Response::html(200, form(context, &blank(), "", &[], true)))
+}
+
+/// What the form of a new jobset begins with.
+pub(in crate::web) fn blank() -> Form {
     let pairs = [
         ("evaluator", "guix"),
         ("build", "all"),
@@ -87,7 +94,7 @@ pub(super) fn add(context: &mut Context, _: &Request, _: &Captures) -> Result<Re
         ("active", "yes"),
     ];
     let pairs = pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
-    Ok(Response::html(200, form(context, &Form::new(pairs.collect()), &[], true)))
+    Form::new(pairs.collect())
 }
 
 /// GET `/specification/edit/NAME`.
@@ -101,13 +108,16 @@ pub(super) fn edit(
     let damaged =
         || Failure::Internal(format!("jobset {}: its specification cannot be read", jobset.name));
     let specification = jobset::specification(&jobset).ok_or_else(damaged)?;
-    Ok(Response::html(200, form(context, &values(&specification, jobset.active), &[], false)))
+    let (fields, text) =
+        (values(&specification, jobset.active), json(&specification, jobset.active));
+    Ok(Response::html(200, form(context, &fields, &text, &[], false)))
 }
 
-/// The whole page: for a new jobset, or one that there is; with what is wrong with what was sent.
+/// The whole page: for a new jobset, or one that there is; by fields and as JSON, with what is wrong with what was sent.
 pub(in crate::web) fn form(
     context: &Context,
     form: &Form,
+    text: &str,
     problems: &[Problem],
     new: bool,
 ) -> Markup {
@@ -119,7 +129,7 @@ pub(in crate::web) fn form(
         h1 { (title) }
         @if !problems.is_empty() {
             div class="box bad" role="alert" {
-                h3 { "This is not valid yet; nothing was changed." }
+                h2 { "This is not valid yet; nothing was changed." }
                 @for problem in problems {
                     p { strong { (problem.field) } @if let Some(row) = problem.row { " in row " (row + 1) } ": " (problem.message) }
                 }
@@ -157,7 +167,7 @@ pub(in crate::web) fn form(
                     (fields.text("nix-file", "Nix: file"))
                     (fields.text("nix-attribute", "Nix: attribute of the file"))
                     (fields.text("nix-flake", "Nix: output of the flake"))
-                    (fields.text("command", "Command: program and arguments, quoted as for a shell"))
+                    (fields.text("command", "Command and arguments, as for a shell"))
                 }
                 label {
                     "Guix: packages or manifests by comma, custom expressions by line"
@@ -177,14 +187,14 @@ pub(in crate::web) fn form(
                 ("channel-name", "Name"), ("channel-url", "URL"), ("channel-branch", "Branch"),
                 ("channel-tag", "or tag"), ("channel-commit", "or commit"),
                 ("channel-introduction-commit", "Introduction: commit"),
-                ("channel-introduction-signer", "Introduction: signer's fingerprint"),
+                ("channel-introduction-signer", "Introduction: fingerprint"),
             ]))
             (fields.rows("Build outputs", &[
                 ("output-job", "Jobs (regular expression)"), ("output-type", "Type"),
                 ("output-output", "Output"), ("output-path", "Path in it"),
             ]))
             (fields.rows("Notifications", &[
-                ("notification-type", "Type: email, mastodon, webhook"), ("notification-from", "E-mail: from"),
+                ("notification-type", "Type"), ("notification-from", "E-mail: from"),
                 ("notification-to", "E-mail: to"), ("notification-server", "E-mail: server"),
                 ("notification-url", "Webhook: URL"), ("notification-secret", "Webhook: new secret"),
             ]))
@@ -193,8 +203,33 @@ pub(in crate::web) fn form(
                 a href=(context.link("/")) { "Cancel" }
             }
         }
+        h2 id="json" { "As JSON" }
+        p class="dim" {
+            "The whole specification, as files have it; a field that is left out has its default. This form does not send the one above."
+        }
+        form class="edit" method="post" action=(context.link(action)) {
+            (part::csrf(context))
+            @if !new { input type="hidden" name="name" value=(name); }
+            label {
+                "Specification"
+                textarea name="json" rows="20" spellcheck="false" required { (text) }
+                (fields.wrong("json", None))
+            }
+            p class="actions" { button type="submit" { @if new { "Add what the JSON says" } @else { "Save what the JSON says" } } }
+        }
     };
     Frame::new(&title).show(context, &content)
+}
+
+/// A choice that may be left open, and keeps what it does not know.
+fn one_of(name: &str, value: &str, choices: &[&str]) -> Markup {
+    html! {
+        select name=(name) {
+            option value="" selected[value.is_empty()] { "none" }
+            @for choice in choices { option value=(choice) selected[*choice == value] { (choice) } }
+            @if !value.is_empty() && !choices.contains(&value) { option value=(value) selected { (value) } }
+        }
+    }
 }
 
 struct Fields<'a> {
@@ -269,6 +304,7 @@ impl<'a> Fields<'a> {
                 .iter()
                 .any(|(name, _)| self.value(name, row).is_some_and(|value| !value.is_empty()))
         };
+        let list = columns[0].0.split('-').next().unwrap_or_default();
         let count = columns.iter().map(|(name, _)| self.form.all(name).count()).max().unwrap_or(0);
         let count = (0..count).rev().find(|&row| filled(row)).map_or(0, |last| last + 1);
         html! {
@@ -277,14 +313,31 @@ impl<'a> Fields<'a> {
                 @for row in 0..count + SPARE {
                     div class="row fields" {
                         @for (name, label) in columns {
-                            label {
-                                (label) input type="text" name=(name) value=(self.value(name, row).unwrap_or_default());
+                            label class=[name.ends_with("-url").then_some("long")] {
+                                (label)
+                                @let value = self.value(name, row).unwrap_or_default();
+                                @if *name == "notification-type" { (one_of(name, value, &NOTIFICATIONS)) }
+                                @else { input type="text" name=(name) value=(value); }
                                 (self.wrong(name, Some(row)))
+                            }
+                        }
+                        @if filled(row) {
+                            (self.tick(&format!("{list}-remove"), row, "Remove"))
+                            @if self.value("notification-type", row) == Some("webhook") && list == "notification" {
+                                (self.tick("notification-forget", row, "Forget its secret"))
                             }
                         }
                     }
                 }
             }
+        }
+    }
+
+    /// A box that stands for a row, by its number.
+    fn tick(&self, name: &str, row: usize, label: &str) -> Markup {
+        let on = self.form.all(name).any(|value| value.parse() == Ok(row));
+        html! {
+            label class="tick" { input type="checkbox" name=(name) value=(row) checked[on]; (label) }
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,17 +15,25 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::finish::has_body;
 use crate::actor::{Spawner, Stop};
-use crate::model::time::Time;
 use crate::sys::clock;
+use crate::web::date;
 use crate::web::gate::{LENGTH, TAKEN};
 use crate::web::request::Request;
 use crate::web::response::{Body, Response, Sink};
+use crate::web::seats::{Seat, Seats};
 
 /// Bodies in memory that threads write, all together: what many slow readers of large answers may hold.
 const HELD: usize = 64 * 1024 * 1024;
 
-/// Pieces of files, and chunks of streams that nobody flushes.
-const PIECE: usize = 32 * 1024;
+/// Of all threads one who asks may have one in so many: a company behind one address has enough of them, and nobody
+/// takes them all.
+const SHARE: usize = 4;
+
+/// Pieces of files, and chunks of streams that nobody flushes: each of a thousand threads keeps one.
+const PIECE: usize = 16 * 1024;
+
+/// The end of a chunk.
+const CRLF: &[u8] = b"\r\n";
 
 /// An end that no chunk can have: the gate then ends the connection.
 const BROKEN: &[u8] = b"broken\r\n";
@@ -35,6 +44,7 @@ type Writer = Box<dyn Write + Send>;
 #[derive(Clone)]
 pub(in crate::web) struct Streams {
     threads: Spawner,
+    seats: Seats,
     free: Receiver<usize>,
     back: Sender<usize>,
     held: Arc<AtomicUsize>,
@@ -48,7 +58,15 @@ impl Streams {
             // There is room for each.
             let _ = back.try_send(number);
         }
-        Self { threads, free, back, held: Arc::default() }
+        let seats = Seats::new(limit, (limit / SHARE).max(1));
+        Self { threads, seats, free, back, held: Arc::default() }
+    }
+
+    /// A thread's number, if there is one left for whoever asks.
+    fn place(&self, peer: IpAddr) -> Option<Place> {
+        let seat = self.seats.take(peer)?;
+        let number = self.free.try_recv().ok()?;
+        Some(Place { number, back: self.back.clone(), _seat: seat })
     }
 
     /// Writes an answer, or has it written.
@@ -58,7 +76,7 @@ impl Streams {
         request: &Request,
         response: Response,
     ) -> io::Result<()> {
-        let body = has_body(request.method, response.status);
+        let (body, peer) = (has_body(request.method, response.status), request.peer);
         let mut head = head(&response);
         match response.body {
             Body::Bytes(bytes) if !body => {
@@ -75,7 +93,7 @@ impl Streams {
             Body::Bytes(bytes) => {
                 let Some(held) = Held::take(&self.held, bytes.len()) else { return busy(writer) };
                 let announced = Some(bytes.len() as u64);
-                self.start(writer, head, announced, move |out| {
+                self.start(peer, writer, head, announced, move |out| {
                     let _held = held;
                     out.write_all(&bytes)
                 })
@@ -85,29 +103,33 @@ impl Streams {
                 whole(&mut *writer, head, b"")
             }
             Body::File { file, from, length } => {
-                self.start(writer, head, Some(length), move |out| copy(&file, from, length, out))
+                let announced = Some(length);
+                self.start(peer, writer, head, announced, move |out| copy(&file, from, length, out))
             }
             Body::Stream(_) if !body => whole(&mut *writer, head, b""),
-            Body::Stream(write) => self.start(writer, head, None, write),
+            Body::Stream(write) => self.start(peer, writer, head, None, write),
         }
     }
 
     /// Starts a thread that writes a body of `announced` bytes, if that is known.
     fn start(
         &self,
+        peer: IpAddr,
         writer: Writer,
         mut head: Vec<u8>,
         announced: Option<u64>,
         write: impl FnOnce(&mut dyn Sink) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let Ok(number) = self.free.try_recv() else { return busy(writer) };
+        let Some(place) = self.place(peer) else { return busy(writer) };
         if let Some(announced) = announced {
             head.extend_from_slice(format!("{LENGTH}: {announced}\r\n").as_bytes());
         }
         head.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
-        let back = self.back.clone();
+        let name = format!("stream/{}", place.number);
         let body = move |stop| -> io::Result<()> {
-            let mut out = Out { writer, chunk: Vec::new(), stop };
+            // With room for its end, lest it grows to twice as much.
+            let chunk = Vec::with_capacity(PIECE + CRLF.len());
+            let mut out = Out { writer, chunk, stop };
             out.writer.write_all(&head)?;
             match write(&mut out) {
                 Ok(()) => out.end(),
@@ -119,11 +141,22 @@ impl Streams {
                 }
             }
         };
-        self.threads.small(&format!("stream/{number}"), body, move |_| {
-            // There is room for each.
-            let _ = back.try_send(number);
-        })
-        // A thread that cannot be started drops the request, which tiny_http answers with 500.
+        // A thread that cannot be started drops the request, which tiny_http answers with 500, and gives up the place.
+        self.threads.small(&name, body, move |_| drop(place))
+    }
+}
+
+/// A thread's number, given back when dropped.
+struct Place {
+    number: usize,
+    back: Sender<usize>,
+    _seat: Seat,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // There is room for each.
+        let _ = self.back.try_send(self.number);
     }
 }
 
@@ -150,7 +183,7 @@ fn head(response: &Response) -> Vec<u8> {
     let reason = tiny_http::StatusCode(response.status);
     let reason = reason.default_reason_phrase();
     head.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", response.status).as_bytes());
-    header(&mut head, "Date", &http_date(clock::wall()));
+    header(&mut head, "Date", &date::http(clock::wall()));
     for (name, value) in &response.headers {
         header(&mut head, name, value);
     }
@@ -219,7 +252,7 @@ impl Out {
             return Ok(());
         }
         self.writer.write_all(format!("{:x}\r\n", self.chunk.len()).as_bytes())?;
-        self.chunk.extend_from_slice(b"\r\n");
+        self.chunk.extend_from_slice(CRLF);
         self.writer.write_all(&self.chunk)?;
         self.chunk.clear();
         Ok(())
@@ -254,65 +287,29 @@ impl Sink for Out {
     }
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT`.
-pub(in crate::web) fn http_date(time: Time) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    // To the year 9999, the last with four digits.
-    let seconds = u64::try_from(time.0).unwrap_or(0).min(253_402_300_799);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let weekday = DAYS[(days % 7) as usize];
-    let (mut year, mut day) = (1970, days);
-    let leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    while day >= 365 + u64::from(leap(year)) {
-        day -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let mut month = 0;
-    let length = |month: usize| match month {
-        1 => 28 + u64::from(leap(year)),
-        3 | 5 | 8 | 10 => 30,
-        _ => 31,
-    };
-    while day >= length(month) {
-        day -= length(month);
-        month += 1;
-    }
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    format!(
-        "{weekday}, {:02} {} {year} {hour:02}:{minute:02}:{:02} GMT",
-        day + 1,
-        MONTHS[month],
-        second % 60
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_are_those_of_http() {
-        for (time, date) in [
-            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
-            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
-            (951_782_399, "Mon, 28 Feb 2000 23:59:59 GMT"),
-            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
-            (1_735_689_599, "Tue, 31 Dec 2024 23:59:59 GMT"),
-            (-5, "Thu, 01 Jan 1970 00:00:00 GMT"),
-        ] {
-            assert_eq!(http_date(Time(time)), date);
-        }
-    }
 
     #[test]
     fn headers_hold_no_line_breaks() {
         let mut head = Vec::new();
         header(&mut head, "Location", "/a\r\nSet-Cookie: b=c");
         assert_eq!(head, b"Location: /a  Set-Cookie: b=c\r\n");
+    }
+
+    #[test]
+    fn nobody_has_all_threads_and_each_comes_back() {
+        let (threads, _) = Spawner::new();
+        let streams = Streams::new(threads, 2 * SHARE);
+        let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let mut taken = vec![streams.place(one).unwrap(), streams.place(one).unwrap()];
+        assert!(streams.place(one).is_none());
+        taken.push(streams.place(other).unwrap());
+        drop(taken);
+        let here = "127.0.0.1".parse().unwrap();
+        let all: Vec<_> = (0..2 * SHARE).filter_map(|_| streams.place(here)).collect();
+        assert_eq!(all.len(), 2 * SHARE);
     }
 
     #[test]

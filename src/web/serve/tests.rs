@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// More than all buffers on the way hold.
 const LARGE: usize = 16 * 1024 * 1024;
 const STREAMS: usize = 4;
+/// More than enough for anything else to be answered.
+const SLOW: Duration = Duration::from_secs(2);
 
 const fn route(path: &'static str, answer: Answer) -> Route {
     Route { method: Method::Get, path, access: Access::Open, kind: Kind::Text, answer }
@@ -40,6 +42,11 @@ pub(in crate::web) const ROUTES: &[Route] = &[
         Ok(stream(Box::new(|out| write!(out, "half").and(Err(io::Error::other("broken"))))))
     }),
     route("/test/forever", |_, _, _| Ok(stream(Box::new(forever)))),
+    route("/test/slow", |_, _, _| {
+        // What is asked of the books may take as long.
+        let _ = crossbeam_channel::after(SLOW).recv();
+        Ok(Response::text(200, "slow"))
+    }),
     route("/test/panic", |_, _, _| panic!("as the test wants it")),
 ];
 
@@ -71,6 +78,10 @@ struct Site {
 }
 
 fn start() -> Site {
+    start_with(Parameters::default())
+}
+
+fn start_with(parameters: Parameters) -> Site {
     let directory = tempfile::tempdir().unwrap();
     let (spawner, threads) = Spawner::new();
     let config = Config {
@@ -79,7 +90,7 @@ fn start() -> Site {
         socket: directory.path().join("bridge"),
         log_directory: directory.path().join("log"),
         products_directory: directory.path().join("products"),
-        parameters: Parameters::default(),
+        parameters,
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -181,6 +192,47 @@ fn slow_readers_hold_no_worker() {
     while !site.whole("GET /test/file HTTP/1.1").0.starts_with("HTTP/1.1 206 ") {
         assert!(clock::now() < until, "no place becomes free");
     }
+    site.stop();
+}
+
+#[test]
+fn one_who_asks_much_leaves_workers_to_others() {
+    let proxies = vec!["127.0.0.1".parse().unwrap()];
+    let site = start_with(Parameters { trusted_proxies: proxies, ..Parameters::default() });
+    let of = |target: &str, peer: &str| {
+        site.ask(&format!("GET /test/{target} HTTP/1.1\r\nX-Forwarded-For: {peer}"))
+    };
+    let slow: Vec<_> = (0..2 * WORKERS).map(|_| of("slow", "192.0.2.1")).collect();
+    let began = clock::now();
+    // Connections are read in their order: those that were there before are with the workers, or wait.
+    for _ in 0..WORKERS {
+        assert!(rest(of("small", "192.0.2.2")).starts_with(b"HTTP/1.1 200 "));
+    }
+    assert!(began.elapsed() < SLOW, "{:?}", began.elapsed());
+    // Whoever gives up does not get more by that.
+    drop(slow);
+    let slow: Vec<_> = (0..2 * WORKERS).map(|_| of("slow", "192.0.2.1")).collect();
+    let began = clock::now();
+    assert!(rest(of("small", "192.0.2.2")).starts_with(b"HTTP/1.1 200 "));
+    assert!(began.elapsed() < SLOW, "{:?}", began.elapsed());
+    drop(slow);
+    site.stop();
+}
+
+#[test]
+fn a_server_that_accepts_no_more_is_replaced() {
+    let site = start();
+    let entries = std::fs::read_dir(site.directory.path()).unwrap();
+    let directory = entries.map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
+    // Nobody listens there any longer, as when tiny_http has met an error.
+    std::fs::remove_file(directory.join("0")).unwrap();
+    drop(UnixListener::bind(directory.join("0")).unwrap());
+    // More than the connections that are there can take.
+    let many: Vec<_> = (0..3 * WORKERS).map(|_| site.ask("GET /test/slow HTTP/1.1")).collect();
+    for stream in many {
+        assert!(rest(stream).starts_with(b"HTTP/1.1 200 "));
+    }
+    assert!(directory.join("1").exists());
     site.stop();
 }
 

@@ -185,6 +185,12 @@ fn clients_that_hang_cost_their_own_place() {
         (answer.last == "ok").then_some(())
     });
     drop(idle);
+    let mut client = server.client();
+    // The last one is nothing, and all before are answered all the same.
+    client.send_bytes(b"version\nversion\n\n").unwrap();
+    for _ in 0..2 {
+        client.answer().unwrap().ok();
+    }
     let mut long = server.client();
     long.send_bytes(&vec![b'x'; 100_000]).unwrap();
     long.send_bytes(b"\n").unwrap();

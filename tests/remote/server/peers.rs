@@ -111,8 +111,8 @@ fn nonsense_costs_its_sender_the_connection_alone() {
     }
     for bytes in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &[0xff; 200], b"\x16\x03\x01\x02\x00"] {
         let mut stream = connect(server.port);
-        stream.write_all(bytes).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
+        // Here, too.
+        let _ = stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write));
         read_to_end(&mut stream);
     }
     // Half a handshake is given up.
@@ -126,6 +126,46 @@ fn nonsense_costs_its_sender_the_connection_alone() {
     assert_eq!(worker.build(), derivation("hello"));
     until("the end of the others", || (server.ask("status")[0]["connections"] == 2).then_some(()));
     assert!(server.memory("VmRSS") < 40 << 20, "{}", server.memory("VmRSS"));
+}
+
+#[test]
+fn whatever_bytes_come_the_server_goes_on() {
+    const PEERS: usize = 400;
+    let sandbox = Sandbox::new();
+    let server = Server::start(&sandbox, &[]);
+    let mut daemon = server.attach();
+    let worker = Worker::join(server.port, "good");
+    worker.request_work();
+    wait_for(&mut daemon, "requested");
+    let mut random = fastrand::Rng::with_seed(20_261_125);
+    let said = message(format!("(worker-ready {})", worker.record()).as_bytes());
+    let whole = [greeting(), said.clone(), said].concat();
+    let mut streams = Vec::new();
+    for peer in 0..PEERS {
+        let mut bytes = whole.clone();
+        for _ in 0..random.usize(1..6) {
+            let at = random.usize(0..bytes.len());
+            match random.u8(0..4) {
+                0 => bytes[at] = random.u8(..),
+                1 => bytes.truncate(at.max(1)),
+                2 => bytes.insert(at, random.u8(..)),
+                _ if bytes.len() > 1 => drop(bytes.remove(at)),
+                _ => {}
+            }
+        }
+        // Of some all bytes, the greeting's included, are any.
+        if peer % 10 == 0 {
+            bytes.iter_mut().for_each(|byte| *byte = random.u8(..));
+        }
+        let mut stream = connect(server.port);
+        // It may hang up before all is written.
+        let _ = stream.write_all(&bytes);
+        streams.push(stream);
+    }
+    daemon.ask(&format!("assign 7 1 good {} x86_64-linux", derivation("hello"))).ok();
+    assert_eq!(worker.build(), derivation("hello"));
+    drop(streams);
+    until("the end of the others", || (server.ask("status")[0]["connections"] == 2).then_some(()));
 }
 
 #[test]
@@ -225,6 +265,27 @@ fn two_hundred_workers_come_at_once() {
     within(Duration::from_secs(30), "none", || {
         (server.ask("status")[0]["workers"] == 0).then_some(())
     });
+}
+
+#[test]
+fn connections_are_bounded_and_those_there_are_go_on() {
+    let sandbox = Sandbox::new();
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let server = Server::start(&sandbox, &[]);
+    let mut daemon = server.attach();
+    let worker = Worker::join(server.port, "w");
+    worker.request_work();
+    wait_for(&mut daemon, "requested");
+    let mut many: Vec<_> = (0..4700).map(|_| connect(server.port)).collect();
+    let at = now();
+    read_to_end(many.last_mut().unwrap());
+    assert!(at.elapsed() < Duration::from_secs(8), "before its handshake is given up");
+    assert!(server.log().contains("too many connections"));
+    daemon.ask(&format!("assign 7 1 w {} x86_64-linux", derivation("hello"))).ok();
+    assert_eq!(worker.build(), derivation("hello"));
+    drop(many);
+    Worker::join(server.port, "v");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User};
+use nix::unistd::{Group, Pid, User};
 
 use crate::support::sandbox::Sandbox;
 use crate::support::server::{Server, wait_for};
@@ -81,7 +81,7 @@ fn the_server_runs_as_the_user_it_is_told() {
         return; // Only root can become others.
     }
     let sandbox = sandbox();
-    let server = start(&sandbox, &["--user=nobody"]);
+    let server = start(&sandbox, &["--user=nobody", "--socket-group=adm"]);
     let nobody = User::from_name("nobody").unwrap().unwrap();
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let ids = |field: &str| {
@@ -93,7 +93,7 @@ fn the_server_runs_as_the_user_it_is_told() {
     assert_eq!(ids("Groups:"), [] as [u32; 0]);
     let (_, call) = until("guix publish", || calls(&sandbox).pop());
     assert!(call.contains(&format!("uid {}, key (secret)", nobody.uid)), "{call}");
-    // Logs have the group of the cache.
+    // Logs have the group of the cache, though nobody is no member.
     let state = sandbox.state();
     for directory in [&state, &state.join("cache")] {
         fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
@@ -108,7 +108,8 @@ fn the_server_runs_as_the_user_it_is_told() {
     worker.begin(&drv);
     let started = wait_for(&mut daemon, "started");
     let log = fs::metadata(started["log"].as_str().unwrap()).unwrap();
-    assert_eq!((log.uid(), log.gid()), (nobody.uid.as_raw(), nix::unistd::getegid().as_raw()));
+    let group = Group::from_name("adm").unwrap().unwrap().gid;
+    assert_eq!((log.uid(), log.gid()), (nobody.uid.as_raw(), group.as_raw()));
     assert_eq!(log.mode() & 0o777, 0o660);
     assert!(server.stop().success());
     sandbox.deserted_within(Duration::from_secs(10));

@@ -143,6 +143,8 @@ pub(super) fn run(tools: &Tools, order: &Order, leash: &Leash<Killer>) -> Outcom
         Outcome::Failed(_)
         | Outcome::DependencyFailed(_)
         | Outcome::Aborted(_)
+        | Outcome::Missing(_)
+        | Outcome::Lost(_)
         | Outcome::NoSpace(_)
         | Outcome::Postponed(_)
         | Outcome::Interrupted => file::remove_tree(&directory),

@@ -54,6 +54,7 @@ impl Bench {
             fallback: false,
             one_shot: false,
             daemons: Vec::new(),
+            remote: None,
         };
         adjust(&mut settings);
         let (spawner, threads) = Spawner::new();
@@ -102,6 +103,7 @@ impl Bench {
             }],
             needs: vec![],
             log: self.path("log/builds/7.gz"),
+            worker: None,
         }
     }
 

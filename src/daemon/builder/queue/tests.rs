@@ -18,8 +18,10 @@ fn obstacle(kind: Kind, system: &str) -> Option<Reason> {
 }
 
 pub(super) fn check(queue: &Queue) {
-    let holding = queue.active.values().filter(|active| active.holds_slot()).count();
+    let near = queue.active.iter().filter(|(id, _)| !queue.far.contains(id));
+    let holding = near.filter(|(_, active)| active.holds_slot()).count();
     assert_eq!(holding, queue.taken);
+    assert!(queue.far.iter().all(|id| queue.active.get(id).is_some_and(|a| a.holds_slot())));
     assert!(queue.taken <= queue.slots);
     let mut timers = BTreeSet::new();
     let mut dependents: BTreeMap<BuildId, BTreeSet<BuildId>> = BTreeMap::new();
@@ -93,9 +95,9 @@ impl Bench {
     }
 
     fn take(&mut self) -> Option<i64> {
-        let id = self.queue.take();
+        let taken = self.queue.take();
         self.queue.check();
-        id.map(|id| id.0)
+        taken.map(|taken| taken.id.0)
     }
 
     /// Hands out the next build and tells that the books and the backend took it.

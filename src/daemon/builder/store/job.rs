@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::idle::{Age, Held, Idle};
 use super::probe::Reach;
@@ -24,6 +25,9 @@ use crate::store::{
     self, Address, Closer, Connection, Cut, Dialect, Error, Hook, Line, Options, Verdict, roots,
 };
 use crate::sys::{clock, file};
+
+/// How long the daemon may say nothing while it fetches: the largest outputs take that on a slow line.
+const FETCH: Duration = Duration::from_secs(3600);
 
 /// What all jobs share.
 pub(super) struct Tools {
@@ -86,11 +90,39 @@ impl Tools {
 
 /// Runs one build to its end.
 pub(super) fn run(tools: &Tools, order: &Order, leash: &Leash<Closer>, reach: &Reach) -> Outcome {
-    let outcome = attempt(tools, order, leash, reach).unwrap_or_else(|outcome| outcome);
-    match outcome {
+    unless_canceled(leash, attempt(tools, order, leash, reach))
+}
+
+/// Has the daemon fetch what a worker built from there, unless it is in the store already.
+pub(super) fn take(
+    tools: &Tools,
+    order: &Order,
+    url: &str,
+    leash: &Leash<Closer>,
+    reach: &Reach,
+) -> Outcome {
+    unless_canceled(leash, take_in(tools, order, url, leash, reach))
+}
+
+fn unless_canceled(leash: &Leash<Closer>, result: Result<Outcome, Outcome>) -> Outcome {
+    match result.unwrap_or_else(|outcome| outcome) {
         // Whatever broke, we broke it.
         Outcome::Aborted(_) if leash.is_canceled() => Outcome::Interrupted,
         outcome => outcome,
+    }
+}
+
+/// What a connection's error comes to.
+fn lost(error: Error, leash: &Leash<Closer>, reach: &Reach) -> Outcome {
+    match error {
+        Error::Refused(message) => Outcome::Aborted(message),
+        error => {
+            // A cancel closes the connection, which says nothing of the daemon.
+            if !leash.is_canceled() {
+                reach.lose();
+            }
+            Outcome::Aborted(chain(&error))
+        }
     }
 }
 
@@ -110,16 +142,7 @@ fn attempt(
         Outcome::Aborted(why) if file::is_full(&error) => Outcome::NoSpace(why),
         outcome => outcome,
     })?;
-    let lost = |error: Error| match error {
-        Error::Refused(message) => Outcome::Aborted(message),
-        error => {
-            // A cancel closes the connection, which says nothing of the daemon.
-            if !leash.is_canceled() {
-                reach.lose();
-            }
-            Outcome::Aborted(chain(&error))
-        }
-    };
+    let lost = |error: Error| lost(error, leash, reach);
     let seconds = |seconds: i64| u64::try_from(seconds).unwrap_or(0);
     let options = Options {
         fallback: tools.fallback,
@@ -164,18 +187,77 @@ fn attempt(
     if !worked {
         log.note("already in the store").map_err(unwritten)?;
     }
-    for path in &paths {
-        roots::keep(&mut connection, &tools.roots, path).map_err(|trouble| match trouble {
-            roots::Trouble::Link(error) => aborted("keep what was built", &error),
-            roots::Trouble::Daemon(error) => lost(error),
-        })?;
+    keep(&mut connection, tools, &paths, &lost)?;
+    let (products, notes) = products(tools, order, &outputs, leash)?;
+    for note in notes {
+        log.note(&note).map_err(unwritten)?;
     }
-    let products = products(tools, order, &outputs, &mut log, leash)?;
     log.flush().map_err(unwritten)?;
     if leash.release() {
         tools.idle.put_back(Held { connection, age: age.another(), options });
     }
     Ok(Outcome::Succeeded { outputs, products })
+}
+
+fn take_in(
+    tools: &Tools,
+    order: &Order,
+    url: &str,
+    leash: &Leash<Closer>,
+    reach: &Reach,
+) -> Result<Outcome, Outcome> {
+    let lost = |error: Error| lost(error, leash, reach);
+    // Fallback is for what fails half-way, as Cuirass has it.
+    let options = Options {
+        fallback: true,
+        substitute_urls: Some(vec![url.to_owned()]),
+        ..Options::default()
+    };
+    let line = Line::connect(&tools.address, &|| !leash.is_canceled()).map_err(lost)?;
+    let closer = line.closer().map_err(|error| aborted("hold the connection", &error))?;
+    if !leash.take(closer) {
+        return Err(Outcome::Interrupted);
+    }
+    let mut connection = Connection::greet(line, tools.dialect).map_err(lost)?;
+    connection.set_options(&options).map_err(lost)?;
+    connection.be_patient(FETCH).map_err(|error| aborted("set a time-out", &error))?;
+    let outputs = outputs(&mut connection, &order.derivation, &lost)?;
+    let paths: Vec<&str> = outputs.values().map(String::as_str).collect();
+    // Nothing collects them before they have their links.
+    for path in &paths {
+        connection.add_temporary_root(path).map_err(lost)?;
+    }
+    let valid = connection.valid(&paths).map_err(lost)?;
+    for path in paths.iter().filter(|path| !valid.iter().any(|valid| valid == *path)) {
+        connection.ensure(path).map_err(|error| match error {
+            Error::Refused(why) => {
+                Outcome::Aborted(format!("cannot fetch {path} from {url}: {why}"))
+            }
+            error => lost(error),
+        })?;
+    }
+    keep(&mut connection, tools, &paths, &lost)?;
+    let (products, notes) = products(tools, order, &outputs, leash)?;
+    for note in notes {
+        log::info!(target: "builder", "build {}: {note}", order.id);
+    }
+    Ok(Outcome::Succeeded { outputs, products })
+}
+
+/// Keeps outputs from being collected.
+fn keep(
+    connection: &mut Connection,
+    tools: &Tools,
+    paths: &[&str],
+    lost: &dyn Fn(Error) -> Outcome,
+) -> Result<(), Outcome> {
+    for path in paths {
+        roots::keep(connection, &tools.roots, path).map_err(|trouble| match trouble {
+            roots::Trouble::Link(error) => aborted("keep what was built", &error),
+            roots::Trouble::Daemon(error) => lost(error),
+        })?;
+    }
+    Ok(())
 }
 
 /// A connection on the leash, with these options, and whether it rested before. One that did may have been closed by the
@@ -226,21 +308,21 @@ fn outputs(
             if connection.is_valid(path).map_err(lost)? {
                 connection.outputs(path).map_err(lost)
             } else {
-                Err(Outcome::Aborted(format!("{path} is not in the store")))
+                let why = "is not in the store any more; an evaluation makes it again";
+                Err(Outcome::Missing(format!("{path} {why}")))
             }
         }
         Err(error) => Err(aborted(&format!("read {path}"), &error)),
     }
 }
 
-/// What specifications ask for of the outputs.
+/// What specifications ask for of the outputs, and what is to be noted of that.
 fn products(
     tools: &Tools,
     order: &Order,
     outputs: &BTreeMap<String, String>,
-    log: &mut Log,
     leash: &Leash<Closer>,
-) -> Result<Vec<Product>, Outcome> {
+) -> Result<(Vec<Product>, Vec<String>), Outcome> {
     let wishes = {
         let mut books = tools.books.lock().unwrap_or_else(PoisonError::into_inner);
         books.wishes(order.id)
@@ -256,10 +338,7 @@ fn products(
     let found = products::collect(&tools.store, outputs, &wishes, &go_on, |note| {
         notes.push(note.to_owned());
     });
-    for note in notes {
-        log.note(&note).map_err(|error| aborted("write the log", &error))?;
-    }
-    found.map_err(|_| Outcome::Interrupted)
+    Ok((found.map_err(|_| Outcome::Interrupted)?, notes))
 }
 
 /// What came of the build; `None` when the daemon says that it is there.
@@ -372,6 +451,7 @@ mod tests {
             checkouts: Vec::new(),
             needs: Vec::new(),
             log: place.path().join("1.gz"),
+            worker: None,
         };
         // Accepts options, and goes when it is asked to build.
         let serve = || {

@@ -5,47 +5,41 @@
 //! then its link, which outlives the connection. Derivations get the first when a job is read, the second when it is in
 //! the books. Builds themselves keep what they built.
 //!
+//! This is whom to tell; what is done about it is in [`rounds`].
+//!
 //! Derivations of builds that are scheduled get their links at once. What builds that are over have or needed is seen to a
 //! little later, many at once.
+//!
+//! Links of ours mean nothing to a daemon of another machine. There the connection is kept instead, as long as there are
+//! builds that wait or run, and holds their derivations and what was built for them.
 //!
 //! Invariant: nobody waits for a root but an evaluator, whose process keeps derivations until then. Whatever could not be
 //! heard of or done is found in the books, at the latest when the daemon answers again.
 
-use std::collections::HashSet;
+mod rounds;
+
 use std::convert::Infallible;
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, at, bounded, never, select};
+use crossbeam_channel::{Receiver, Sender, at, bounded, never, select};
 
-use super::changed::Changed;
-use super::connect;
+use self::rounds::Rounds;
 use super::probe::Reach;
-use super::retry::Retry;
-use super::roots::{self, Trouble};
 use crate::actor::{self, Gone, Spawner, Stop};
 use crate::daemon::builder::running::Leash;
-use crate::db::builds::{self, Changes};
-use crate::db::{Database, Reader, wanted};
+use crate::db::Database;
+use crate::db::builds::Changes;
 use crate::model::build::{BuildId, Store};
-use crate::model::error::chain;
 use crate::model::job::{NewJob, Work};
-use crate::model::status::BuildStatus;
-use crate::store::{Address, Closer, Connection, Dialect, Error};
+use crate::store::{Address, Closer, Dialect};
 use crate::sys::clock;
 
 /// Messages that wait: batches of several evaluations.
 const INBOX: usize = 64;
-
-/// How long a connection that nothing was asked of is kept: what it holds and has no link yet is in the books by then.
-const REST: Duration = Duration::from_secs(60);
-
-/// How long one is kept in any case: a daemon holds all that was ever held over it.
-const LIFE: Duration = Duration::from_secs(1800);
 
 /// How long a stop waits for links that are not made yet: the daemon has 10 s in all, builds take up to 8 of them, and
 /// there may be two stores.
@@ -53,12 +47,6 @@ const LAST_LINKS: Duration = Duration::from_millis(500);
 
 /// Between two looks at everything.
 const ROUND: Duration = Duration::from_secs(3600);
-
-/// How long a daemon may take to answer: an old one answers when its collection is over.
-const PATIENCE: Duration = Duration::from_secs(4 * 3600);
-
-/// Outputs that are asked about at once.
-const QUERY: usize = 1000;
 
 enum Message {
     /// Derivations of jobs that are about to be registered.
@@ -105,7 +93,7 @@ impl Keeper {
     }
 
     pub(super) fn heed(&self, changes: &Changes) {
-        let Changes { scheduled, ended, reused } = changes;
+        let Changes { scheduled, ended, reused, repeats: _ } = changes;
         if !scheduled.is_empty() {
             self.send(Message::Scheduled(scheduled.clone()));
         }
@@ -140,6 +128,8 @@ pub(super) struct Means {
     pub(super) address: Address,
     /// The store's directory.
     pub(super) store: String,
+    /// Whether the daemon may be another machine's, which sees no links of ours.
+    pub(super) far: bool,
     /// Where the links are.
     pub(super) directory: PathBuf,
     pub(super) database: Database,
@@ -202,333 +192,3 @@ fn run(work: &mut Rounds, messages: &Receiver<Message>, stop: &Stop) -> Result<(
         }
     }
 }
-
-/// Why something was left for later.
-enum Left {
-    Stopping,
-    Books(crate::db::Error),
-    Root(Trouble),
-}
-
-impl From<crate::db::Error> for Left {
-    fn from(error: crate::db::Error) -> Self {
-        Self::Books(error)
-    }
-}
-
-impl From<Trouble> for Left {
-    fn from(trouble: Trouble) -> Self {
-        Self::Root(trouble)
-    }
-}
-
-impl From<Error> for Left {
-    fn from(error: Error) -> Self {
-        Self::Root(Trouble::Daemon(error))
-    }
-}
-
-impl From<io::Error> for Left {
-    fn from(error: io::Error) -> Self {
-        Self::Root(Trouble::Link(error))
-    }
-}
-
-struct Rounds {
-    keeper: Keeper,
-    reach: Reach,
-    means: Means,
-    stop: Stop,
-    reader: Option<Reader>,
-    connection: Option<Connection>,
-    /// When the connection was opened, and last used.
-    opened: Instant,
-    used: Instant,
-    changed: Changed,
-    retry: Retry,
-    /// Until when a stop lets it go on.
-    last: Option<Instant>,
-    /// Whether the daemon knows the links that an earlier life made: it may have ended between the two.
-    registered: bool,
-}
-
-impl Rounds {
-    fn new(stop: Stop, keeper: Keeper, reach: Reach, means: Means) -> Self {
-        let now = clock::now();
-        Self {
-            keeper,
-            reach,
-            means,
-            stop,
-            reader: None,
-            connection: None,
-            opened: now,
-            used: now,
-            changed: Changed::default(),
-            retry: Retry::default(),
-            last: None,
-            registered: false,
-        }
-    }
-
-    fn take(&mut self, message: Message) {
-        if !self.reach.is_open() {
-            // It is told when that changes.
-            self.changed.take();
-            self.retry.clear();
-            self.keeper.behind.store(true, Ordering::Release);
-            return;
-        }
-        let behind = self.keeper.behind.swap(false, Ordering::AcqRel);
-        let done = match &message {
-            Message::Hold(derivations) => self.hold(derivations),
-            Message::Scheduled(builds) => self.scheduled(builds),
-            Message::Changed(builds) => {
-                self.changed.add(clock::now(), builds);
-                Ok(())
-            }
-            // The one who asked is told by the drop of the message, at the end of this round.
-            Message::CatchUp | Message::Tell(_) => self.catch_up(),
-        };
-        let done = done.and_then(|()| if behind { self.everything() } else { Ok(()) });
-        let Err(left) = done else {
-            self.retry.clear();
-            return;
-        };
-        self.retry.failed(clock::now());
-        self.keeper.behind.store(true, Ordering::Release);
-        self.warn(&left);
-        if let Left::Root(Trouble::Daemon(error)) = left {
-            self.close();
-            // A daemon that refuses something is there.
-            if !matches!(error, Error::Refused(_)) {
-                self.reach.lose();
-            }
-        }
-    }
-
-    fn warn(&self, left: &Left) {
-        let store = self.means.store.as_str();
-        match left {
-            Left::Stopping => {}
-            Left::Books(error) => {
-                log::warn!(target: "builder", "roots of {store} are made later: {}", chain(error));
-            }
-            Left::Root(Trouble::Link(error)) => {
-                let directory = self.means.directory.display();
-                log::warn!(target: "builder", "roots in {directory} are made later: {error}");
-            }
-            Left::Root(Trouble::Daemon(error)) => {
-                log::warn!(target: "builder", "roots of {store} are made later: {}", chain(error));
-            }
-        }
-    }
-
-    fn hold(&mut self, derivations: &[String]) -> Result<(), Left> {
-        for derivation in derivations {
-            if self.is_item(derivation) {
-                self.connection()?.add_temporary_root(derivation)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes links that builds which are not over need. Those that end meanwhile are said to have changed.
-    fn scheduled(&mut self, ids: &[BuildId]) -> Result<(), Left> {
-        let builds = wanted::derivations(self.reader()?, ids)?;
-        for build in builds {
-            if build.status.is_pending() && self.is_item(&build.derivation) {
-                self.root(&build.derivation, false)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// For the stop: what is registered has its link before nobody holds it, as far as there is time for it.
-    fn last_links(&mut self) {
-        self.last = Some(clock::now() + LAST_LINKS);
-        if self.reach.is_open()
-            && let Err(left) = self.pending_links(false)
-        {
-            self.warn(&left);
-        }
-        self.close();
-    }
-
-    fn catch_up(&mut self) -> Result<(), Left> {
-        let ids = self.changed.take();
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let builds = wanted::derivations(self.reader()?, &ids)?;
-        let mut succeeded = Vec::new();
-        for build in builds {
-            if !self.is_item(&build.derivation) {
-                continue;
-            }
-            if build.status.is_pending() {
-                self.root(&build.derivation, false)?;
-                continue;
-            }
-            roots::release(&self.means.directory, &build.derivation)?;
-            if build.status == BuildStatus::Succeeded {
-                succeeded.push(build.id);
-            }
-        }
-        self.all_outputs(&succeeded)
-    }
-
-    /// Compares the links with the books.
-    fn everything(&mut self) -> Result<(), Left> {
-        let pending = self.pending_links(!self.registered)?;
-        self.registered = true;
-        self.sweep(&pending)?;
-        let builds = wanted::succeeded(self.reader()?)?;
-        self.all_outputs(&builds)
-    }
-
-    /// Derivations of all builds that are not over, which have their links now; with `anew`, new ones.
-    fn pending_links(&mut self, anew: bool) -> Result<HashSet<String>, Left> {
-        let pending: HashSet<String> = wanted::pending(self.reader()?)?.into_iter().collect();
-        for derivation in &pending {
-            if self.is_item(derivation) {
-                self.root(derivation, anew)?;
-            }
-        }
-        Ok(pending)
-    }
-
-    /// Lets go of derivations whose builds are over. Nobody else makes their links.
-    fn sweep(&self, pending: &HashSet<String>) -> Result<(), Left> {
-        let entries = match fs::read_dir(&self.means.directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let Some(item) = roots::item(&entry?.path()) else { continue };
-            if item.ends_with(".drv") && self.is_item(&item) && !pending.contains(&item) {
-                roots::release(&self.means.directory, &item)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn all_outputs(&mut self, builds: &[BuildId]) -> Result<(), Left> {
-        builds.chunks(QUERY).try_for_each(|some| self.outputs(some))
-    }
-
-    /// Keeps outputs that are in the store and are not kept.
-    fn outputs(&mut self, builds: &[BuildId]) -> Result<(), Left> {
-        let mut bare = Vec::new();
-        for &id in builds {
-            for path in builds::outputs(self.reader()?, id)?.into_values() {
-                let link = roots::link(&self.means.directory, &path)?;
-                if self.is_item(&path) && fs::symlink_metadata(link).is_err() {
-                    bare.push(path);
-                }
-            }
-        }
-        if bare.is_empty() {
-            return Ok(());
-        }
-        for path in &bare {
-            self.connection()?.add_temporary_root(path)?;
-        }
-        let paths: Vec<&str> = bare.iter().map(String::as_str).collect();
-        for path in self.connection()?.valid(&paths)? {
-            self.root(&path, false)?;
-        }
-        Ok(())
-    }
-
-    /// Makes a link where there is none; with `anew`, in any case.
-    fn root(&mut self, item: &str, anew: bool) -> Result<(), Left> {
-        let link = roots::link(&self.means.directory, item)?;
-        if !anew && fs::symlink_metadata(link).is_ok() {
-            return Ok(());
-        }
-        let directory = self.means.directory.clone();
-        let connection = self.connection()?;
-        connection.add_temporary_root(item)?;
-        Ok(roots::keep(connection, &directory, item)?)
-    }
-
-    /// Whether `path` is one that the daemon takes for a store item; it may close the connection over another.
-    fn is_item(&self, path: &str) -> bool {
-        let name = path.strip_prefix(&self.means.store).and_then(|rest| rest.strip_prefix('/'));
-        name.and_then(|name| name.split_once('-')).is_some_and(|(hash, name)| {
-            hash.len() == 32
-                && hash.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-                && !name.is_empty()
-                && !name.contains('/')
-        })
-    }
-
-    fn reader(&mut self) -> Result<&Reader, Left> {
-        if self.is_over() {
-            return Err(Left::Stopping);
-        }
-        if self.reader.is_none() {
-            self.reader = Some(self.means.database.reader()?);
-        }
-        // Just filled.
-        self.reader.as_ref().ok_or(Left::Stopping)
-    }
-
-    fn connection(&mut self) -> Result<&mut Connection, Left> {
-        if self.is_over() {
-            return Err(Left::Stopping);
-        }
-        let now = clock::now();
-        if self.connection.is_none() {
-            let address = (&self.means.address, self.means.dialect);
-            let connection = connect(address, &self.keeper.leash, &|| !self.is_over())?;
-            let patient = connection.be_patient(PATIENCE);
-            self.connection = Some(connection);
-            self.opened = now;
-            if let Err(error) = patient {
-                self.close();
-                return Err(error.into());
-            }
-        }
-        self.used = now;
-        // Just filled.
-        self.connection.as_mut().ok_or(Left::Stopping)
-    }
-
-    /// Whether to stop, and what a stop gives time for is done.
-    fn is_over(&self) -> bool {
-        match self.last {
-            Some(last) => last <= clock::now(),
-            None => self.stop.try_recv() == Err(TryRecvError::Disconnected),
-        }
-    }
-
-    /// When the connection is to be closed, if nothing needs it first.
-    fn retires(&self) -> Option<Instant> {
-        self.connection.as_ref()?;
-        if self.keeper.behind.load(Ordering::Acquire) {
-            return None;
-        }
-        let life = self.opened + LIFE;
-        let resting = self.changed.due().is_none();
-        Some(if resting { life.min(self.used + REST) } else { life })
-    }
-
-    /// Closes the connection when all that it could be needed for is done.
-    fn retire(&mut self) {
-        self.take(Message::CatchUp);
-        if !self.keeper.behind.load(Ordering::Acquire) {
-            self.close();
-        }
-    }
-
-    /// The daemon lets go of what the connection held. The leash holds it open, too.
-    fn close(&mut self) {
-        self.keeper.leash.release();
-        self.connection = None;
-    }
-}
-
-#[cfg(test)]
-mod tests;

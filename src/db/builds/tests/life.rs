@@ -37,7 +37,7 @@ fn what_is_registered_can_be_read_back() {
     };
     let changes = books.register(evaluation, &[derivation, job("y", &["/gnu/store/x.drv"])]);
     let (x, y) = (books.id("/gnu/store/x.drv"), books.id("y"));
-    assert_eq!(changes, Changes { scheduled: vec![x, y], ended: vec![], reused: vec![] });
+    assert_eq!(changes, Changes { scheduled: vec![x, y], ..Changes::default() });
     let entries = builds::entries(&books.conn, &[x, y]).unwrap();
     assert_eq!((entries[0].kind, &*entries[0].waits_for), (Kind::Derivation(Store::Guix), &[][..]));
     assert_eq!((entries[1].kind, &*entries[1].waits_for), (Kind::Process, &[x][..]));
@@ -173,10 +173,7 @@ fn aborted_tries_back_off_until_they_are_spent() {
     let evaluation = books.evaluated(&name, &[job("x", &[]), job("y", &["x"])]);
     for wait in [60, 180, 540, 1620] {
         let changes = books.run("x", &abort());
-        assert_eq!(
-            changes,
-            Changes { scheduled: vec![books.id("x")], ended: vec![], reused: vec![] }
-        );
+        assert_eq!(changes, Changes { scheduled: vec![books.id("x")], ..Changes::default() });
         let entry = &builds::entries(&books.conn, &changes.scheduled).unwrap()[0];
         assert_eq!(entry.retry_at, Some(books.now.after(Duration::from_secs(wait))));
         assert_eq!(
@@ -187,7 +184,7 @@ fn aborted_tries_back_off_until_they_are_spent() {
     let changes = books.run("x", &abort());
     assert_eq!(
         changes,
-        Changes { scheduled: vec![], ended: vec![books.id("x"), books.id("y")], reused: vec![] }
+        Changes { ended: vec![books.id("x"), books.id("y")], ..Changes::default() }
     );
     assert_eq!(books.status("x"), BuildStatus::Aborted);
     assert_eq!(books.status("y"), BuildStatus::FailedDependency);

@@ -126,6 +126,7 @@ impl World {
         let outcome = match self.random.u8(0..8) {
             0..4 => success(),
             4..6 => failure(),
+            6 if self.random.bool() => Outcome::Missing("it is gone".to_owned()),
             6 => abort(),
             7 => Outcome::Interrupted,
             _ => unreachable!(),

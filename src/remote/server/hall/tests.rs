@@ -360,6 +360,29 @@ fn silence_is_the_end_of_a_worker() {
 }
 
 #[test]
+fn a_worker_that_was_silent_and_waits_is_not_forgotten() {
+    let mut stage = Stage::with_worker();
+    stage.say(A, r#"(worker-request-work "w")"#);
+    assert!(has_left(&stage.pass(120)));
+    assert_eq!(stage.assign(7, DRV).unwrap_err().to_string(), "error not-found no worker w");
+    // Its request was read long ago, and it waits for the answer.
+    assert_eq!(stage.say(B, &format!("(worker-ping {})", record("w")))[1..], [requested()]);
+    assert!(matches!(stage.assign(7, DRV).unwrap()[..], [Effect::Say(A, _)]));
+}
+
+#[test]
+fn workers_are_bounded() {
+    let mut stage = Stage::new();
+    for n in 0..2048 {
+        stage.open(Link(n));
+        stage.say(Link(n), &format!("(worker-ready {})", record(&format!("w{n}"))));
+    }
+    stage.open(Link(5000));
+    assert!(hung_up(&stage.say(Link(5000), &format!("(worker-ready {})", record("v")))));
+    assert_eq!(stage.hall.workers().count(), 2048);
+}
+
+#[test]
 fn failures_say_what_our_workers_know() {
     let mut stage = Stage::building();
     let report = Report::Failed { fault: "failed".to_owned(), why: None };

@@ -1,7 +1,8 @@
 //! The ZeroMQ sockets: a ROUTER for workers and the monitor of its connections.
 //!
 //! What was tried and is not there: a message from the ROUTER when a peer is lost (a draft option, not in this library), and
-//! the descriptor in the monitor's event of a finished handshake (it is 0).
+//! the descriptor in the monitor's event of a finished handshake (it is 0). To take no more connections for a while, by
+//! `unbind`, ends those that there are, of which the monitor tells nothing.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -47,7 +48,6 @@ pub(super) struct Wire {
     router: Socket,
     monitor: Socket,
     waker: Arc<EventFd>,
-    endpoint: String,
     port: u16,
 }
 
@@ -79,23 +79,11 @@ impl Wire {
         let endpoint = router.get_last_endpoint()?.unwrap_or_default();
         let port = endpoint.rsplit(':').next().and_then(|port| port.parse().ok());
         let port = port.ok_or_else(|| io::Error::other(format!("bound to {endpoint:?}")))?;
-        Ok(Self { router, monitor, waker, endpoint, port })
+        Ok(Self { router, monitor, waker, port })
     }
 
     pub(super) fn port(&self) -> u16 {
         self.port
-    }
-
-    /// Takes no more connections.
-    pub(super) fn close(&self) {
-        if let Err(error) = self.router.unbind(&self.endpoint) {
-            log::warn!(target: "router", "cannot close {}: {error}", self.endpoint);
-        }
-    }
-
-    /// Takes connections again.
-    pub(super) fn open(&self) -> zmq::Result<()> {
-        self.router.bind(&self.endpoint)
     }
 
     /// Waits for a message, an event, a wake-up or the deadline.

@@ -13,6 +13,7 @@
 //! | `output-*`: `job type output path` | a row for each build output |
 //! | `notification-*`: `type from to server url secret` | a row for each notification |
 //! | `notification-forget` | the number of a row whose secret is to be forgotten, from 0 |
+//! | `channel-remove` `output-remove` `notification-remove` | the numbers of rows that are to go, from 0 |
 //!
 //! A row in which nothing is filled in does not count; of columns that a form does not have, the old values stay.
 
@@ -138,7 +139,10 @@ fn rows<'a>(
     let all: Vec<Vec<&str>> =
         columns.iter().map(|column| form.all(column).map(str::trim).collect()).collect();
     let count = all.iter().map(Vec::len).max().unwrap_or_default();
+    let list = columns[0].split('-').next().unwrap_or_default();
+    let removed = |row: &usize| form.all(&format!("{list}-remove")).any(|n| n.parse() == Ok(*row));
     (0..count)
+        .filter(|row| !removed(row))
         .map(|row| (row, all.iter().map(|column| column.get(row).copied()).collect::<Vec<_>>()))
         .filter(|(_, row)| row.iter().flatten().any(|value| !value.is_empty()))
         .collect()

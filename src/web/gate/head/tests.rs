@@ -20,7 +20,7 @@ fn lines(head: &Head) -> String {
 fn a_good_head_is_written_anew() {
     let head = read(
         "GET /a?b=c HTTP/1.1\r\nHost: h\r\nCookie:  a=b \r\nConnection: close, x\r\nTE: trailers\r\n\
-         X-Forwarded-For: 1.2.3.4\r\nX-Gorget-Gate-Peer: 9.9.9.9\r\nx-gorget-gate-secure: 1\r\nUpgrade: h2c",
+         X-Forwarded-For: 1.2.3.4\r\nX-Gorget-Gate-Peer: 9.9.9.9\r\nx-gorget-gate-secure: 1\r\nX-Gorget-Gate-Direct: 1\r\nUpgrade: h2c",
     )
     .unwrap();
     assert_eq!(
@@ -106,8 +106,26 @@ fn proxies_are_believed_when_they_are_trusted() {
     assert!(text.contains("x-gorget-gate-peer: 1.2.3.4\r\nx-gorget-gate-secure: 1\r\n"), "{text}");
     let text = read("5.5.5.5".parse().unwrap(), chain);
     assert!(text.ends_with("\r\nx-gorget-gate-peer: 5.5.5.5\r\n"), "{text}");
+    // What somebody says that a proxy would say counts against it.
+    assert!(!text.contains("x-gorget-gate-direct"), "{text}");
     let text = read(PROXY, "X-Forwarded-For: rubbish");
     assert!(text.contains("x-gorget-gate-peer: 10.0.0.1\r\n"), "{text}");
+}
+
+#[test]
+fn a_request_is_direct_when_nothing_tells_of_a_proxy() {
+    let is_direct = |text: &str, proxies: &[IpAddr]| {
+        let sender = Sender { address: PROXY, proxies };
+        let head = parse(format!("{text}\r\n\r\n").as_bytes(), sender).unwrap();
+        lines(&head).contains("x-gorget-gate-direct: 1\r\n")
+    };
+    let plain = "GET / HTTP/1.1\r\nHost: h";
+    assert!(is_direct(plain, &[]));
+    assert!(!is_direct(plain, &[PROXY]), "it is known to be a proxy");
+    assert!(!is_direct("GET / HTTP/1.0\r\nHost: h", &[]), "as proxies speak");
+    for header in ["Via: 1.1 x", "X-Real-IP: 1.2.3.4", "Forwarded: for=x", "X-Forwarded-For: "] {
+        assert!(!is_direct(&format!("{plain}\r\n{header}"), &[]), "{header}");
+    }
 }
 
 #[test]
@@ -191,12 +209,11 @@ fn whatever_passes_is_unambiguous() {
             assert!(
                 !["content-length", "transfer-encoding", "expect", "connection"].contains(&name)
             );
-            assert!(
-                !name.starts_with("x-gorget-gate-") || (name == PEER && value == "10.0.0.1"),
-                "{line}"
-            );
+            let ours = [(PEER, "10.0.0.1"), (DIRECT, "1")];
+            assert!(!name.starts_with("x-gorget-gate-") || ours.contains(&(name, value)), "{line}");
         }
         assert_eq!(text.matches("\r\nx-gorget-gate-peer: ").count(), 1);
+        assert!(text.matches("\r\nx-gorget-gate-direct: ").count() < 2);
     }
     assert!(passed > 10_000, "{passed} passed");
 }

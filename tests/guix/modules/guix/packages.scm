@@ -3,6 +3,9 @@
 (define-module (guix packages)
   #:use-module (guix derivations)
   #:use-module (guix diagnostics)
+  #:use-module (guix store)
+  #:use-module (srfi srfi-34)
+  #:use-module (srfi srfi-35)
   #:export (package-name package-derivation supported-package? all-packages specification->package
             package-location package-channels))
 
@@ -20,6 +23,10 @@
          (car '()))
         ((string=? package "broken-exit")
          (exit 3))
+        ((string=? package "broken-in-store")
+         (raise (condition (&store-protocol-error (message "the store refuses")))))
+        ((string=? package "absent-store")
+         (raise (condition (&store-connection-error (errno ECONNREFUSED)))))
         ((string=? package "lost-store")
          (scm-error 'system-error "write" "~A" '("Broken pipe") (list EPIPE)))
         (else

@@ -1,8 +1,10 @@
 ;;; A stand-in: what the scripts need of a store.
 
 (define-module (guix store)
+  #:use-module (srfi srfi-35)
   #:export (with-store set-build-options build-things run-with-store
-            store-connection-error? store-protocol-error? store-protocol-error-message))
+            &store-connection-error store-connection-error? store-connection-error-code
+            &store-protocol-error store-protocol-error? store-protocol-error-message))
 
 (define-syntax-rule (with-store store body ...)
   (let ((store 'store))
@@ -19,11 +21,13 @@
 (define* (run-with-store store value #:key system)
   (value store))
 
-(define (store-connection-error? exception)
-  #f)
+;; As Guix has them: no errors of Guile's own.
+(define-condition-type &store-error &error store-error?)
 
-(define (store-protocol-error? exception)
-  #f)
+(define-condition-type &store-connection-error &store-error
+  store-connection-error?
+  (errno store-connection-error-code))
 
-(define (store-protocol-error-message exception)
-  "")
+(define-condition-type &store-protocol-error &store-error
+  store-protocol-error?
+  (message store-protocol-error-message))

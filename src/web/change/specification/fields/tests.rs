@@ -101,8 +101,18 @@ fn rows_can_be_removed_and_secrets_forgotten() {
         .collect();
     fields.push(("output-job".to_owned(), String::new()));
     fields.push(("notification-forget".to_owned(), "2".to_owned()));
-    let new = read(&Form::new(fields), Some(&old)).unwrap();
+    fields.push(("channel-remove".to_owned(), "1".to_owned()));
+    let new = read(&Form::new(fields.clone()), Some(&old)).unwrap();
     assert!(new.build_outputs.is_empty());
+    let names: Vec<&str> = new.channels.iter().map(|channel| channel.name.as_str()).collect();
+    assert_eq!(names, ["guix", "tagged"]);
+    // Rows keep their numbers, whichever are gone.
+    for row in ["0", "1"] {
+        let mut fields = fields.clone();
+        fields.push(("notification-remove".to_owned(), row.to_owned()));
+        let left = read(&Form::new(fields), Some(&old)).unwrap().notifications;
+        assert_eq!((left.len(), &left[1]), (2, &new.notifications[2]));
+    }
     let url = "https://hook/?key=secret".to_owned();
     assert_eq!(new.notifications[2], Notification::Webhook { url, secret: None });
 }

@@ -1,4 +1,4 @@
-//! Times as feeds and HTTP write them, in UTC.
+//! Times as HTTP and feeds write them, in UTC.
 
 use crate::model::time::Time;
 
@@ -36,8 +36,8 @@ fn fields(time: Time) -> Fields {
     }
 }
 
-/// As in mail and in HTTP: `Sun, 06 Nov 1994 08:49:37 GMT`.
-pub(super) fn mail(time: Time) -> String {
+/// As in HTTP, and in mail: `Sun, 06 Nov 1994 08:49:37 GMT`.
+pub(super) fn http(time: Time) -> String {
     let Fields { year, month, day, weekday, clock } = fields(time);
     format!("{weekday}, {day:02} {} {year:04} {clock} GMT", MONTHS[month])
 }
@@ -54,8 +54,11 @@ mod tests {
 
     #[test]
     fn dates_are_those_of_the_calendar() {
-        assert_eq!(mail(Time(784_111_777)), "Sun, 06 Nov 1994 08:49:37 GMT");
-        assert_eq!(mail(Time(0)), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(http(Time(784_111_777)), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(http(Time(0)), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(http(Time(951_782_399)), "Mon, 28 Feb 2000 23:59:59 GMT");
+        assert_eq!(http(Time(951_782_400)), "Tue, 29 Feb 2000 00:00:00 GMT");
+        assert_eq!(http(Time(-5)), "Wed, 31 Dec 1969 23:59:55 GMT");
         assert_eq!(atom(Time(951_782_400)), "2000-02-29T00:00:00Z");
         assert_eq!(atom(Time(951_868_799)), "2000-02-29T23:59:59Z");
         assert_eq!(atom(Time(4_107_542_400)), "2100-03-01T00:00:00Z");

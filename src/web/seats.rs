@@ -1,8 +1,10 @@
-//! Places for those who listen: a number in all, and a number for each address.
+//! Places for those whose answers go on: a number in all, and a number for each who asks.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use super::network;
 
 #[derive(Clone, Debug)]
 pub(super) struct Seats {
@@ -13,7 +15,7 @@ pub(super) struct Seats {
 
 /// Given back when dropped.
 #[derive(Debug)]
-pub(in crate::web) struct Seat(Seats, IpAddr);
+pub(super) struct Seat(Seats, IpAddr);
 
 impl Seats {
     pub(super) fn new(all: usize, each: usize) -> Self {
@@ -23,6 +25,7 @@ impl Seats {
     /// `None` if there is none left, or none for this address. Behind a proxy of this machine that nobody said to
     /// trust, everybody comes from here: that address may have all.
     pub(super) fn take(&self, address: IpAddr) -> Option<Seat> {
+        let address = network::of(address);
         // Counts are right between any two changes of them.
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.get(&address).copied().unwrap_or(0);
@@ -61,6 +64,11 @@ mod tests {
         let others = [seats.take(address(2)).unwrap(), seats.take(here).unwrap()];
         assert!(seats.take(address(3)).is_none());
         drop(mine);
+        // Other addresses of one customer are no other customer.
+        let network = |last| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
+        let theirs = [seats.take(network(1)).unwrap(), seats.take(network(2)).unwrap()];
+        assert!(seats.take(network(3)).is_none());
+        drop(theirs);
         let local = [seats.take(here).unwrap(), seats.take(here).unwrap()];
         assert!(seats.take(address(3)).is_none());
         drop((others, local));

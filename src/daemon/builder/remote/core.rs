@@ -1,0 +1,488 @@
+//! What the remote backend decides: who builds what, and what became of it. Pure: `now` is an argument.
+//!
+//! Invariant: each build that was given to it is reported exactly once, unless it is left to the next life of the daemon;
+//! the server hears that an end is settled only after the books have it, so that no death on either side loses one.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::db::workers::{Note, Worker as Record};
+use crate::model::build::{BuildId, Order, Outcome};
+use crate::model::time::Time;
+use crate::proto::remote::Fault;
+use crate::proto::remote::link::{
+    Adopt, Assign, AssignmentView, Command, Event, Report, Try, WorkerView,
+};
+
+/// How long builds stay with their workers while no server says what became of them.
+pub(super) const AWAY: Duration = Duration::from_secs(180);
+
+/// Results that are taken into the store at once: each is a connection to the daemon, and its downloads.
+pub(super) const TAKERS: usize = 8;
+
+/// Aborted builds in a row after which a worker is held to be broken.
+const BROKEN: u32 = 10;
+
+/// How often the books are told when workers were last seen.
+const SEEN: Duration = Duration::from_secs(60);
+
+/// What is asked of the world.
+#[derive(Debug, PartialEq)]
+pub(super) enum Effect {
+    Say(Command),
+    /// Makes a build's log the file that the server writes.
+    Link {
+        from: String,
+        order: Box<Order>,
+    },
+    /// Takes what was built into the store, from there.
+    Take {
+        url: String,
+        order: Box<Order>,
+    },
+    /// Whoever takes its results in is to stop.
+    Drop(BuildId),
+    End {
+        id: BuildId,
+        attempt: i64,
+        outcome: Outcome,
+    },
+    /// For the books.
+    Note(Note),
+    /// Other systems are served, or other workers want work.
+    Changed,
+}
+
+struct Worker {
+    machine: String,
+    systems: Vec<Arc<str>>,
+    /// It waits for work, as the server says.
+    wants: bool,
+    /// What it will have once the books know.
+    reserved: Option<BuildId>,
+    /// Tries that were aborted in a row.
+    aborted: u32,
+    paused: bool,
+}
+
+impl Worker {
+    fn is_free(&self) -> bool {
+        self.wants && self.reserved.is_none() && !self.paused
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The server was told, or has had it since before the start.
+    Out,
+    /// Its log is here.
+    Begun,
+    /// It was built, and its outputs are being fetched, or wait for that.
+    Taking,
+    /// Its end was reported and is on its way to the books.
+    Over,
+}
+
+struct Job {
+    order: Order,
+    worker: String,
+    phase: Phase,
+    /// The server told of it since it was last connected.
+    told: bool,
+}
+
+impl Job {
+    fn of(&self) -> Try {
+        Try { build: self.order.id, attempt: self.order.attempt }
+    }
+}
+
+enum Server {
+    /// Since when.
+    Away(Instant),
+    /// It tells how things stand: assignments of which nothing is known here.
+    Telling(Vec<Try>),
+    There,
+}
+
+pub(super) struct Core {
+    server: Server,
+    workers: BTreeMap<String, Worker>,
+    jobs: BTreeMap<BuildId, Job>,
+    /// Of workers that are paused in the books.
+    paused: BTreeSet<String>,
+    /// To be taken in when there is somebody to do it.
+    built: VecDeque<(BuildId, String)>,
+    taking: usize,
+    seen: BTreeMap<String, Time>,
+    seen_due: Option<Instant>,
+}
+
+type Out = Vec<Effect>;
+
+impl Core {
+    /// `abroad` is what workers have been building since an earlier life, `paused` the workers that get nothing.
+    pub(super) fn new(now: Instant, abroad: Vec<Order>, paused: BTreeSet<String>) -> Self {
+        let resume = |order: Order| {
+            let worker = order.worker.clone().unwrap_or_default();
+            (order.id, Job { order, worker, phase: Phase::Out, told: false })
+        };
+        Self {
+            server: Server::Away(now),
+            workers: BTreeMap::new(),
+            jobs: abroad.into_iter().map(resume).collect(),
+            paused,
+            built: VecDeque::new(),
+            taking: 0,
+            seen: BTreeMap::new(),
+            seen_due: None,
+        }
+    }
+
+    /// All that workers have, or had and was not told to the books.
+    pub(super) fn builds(&self) -> impl Iterator<Item = (BuildId, i64)> {
+        self.jobs.values().map(|job| (job.order.id, job.order.attempt))
+    }
+
+    /// Whether some worker builds for this system, busy or not.
+    pub(super) fn serves(&self, system: &str) -> bool {
+        let serves = |worker: &Worker| worker.systems.iter().any(|served| &**served == system);
+        self.workers.values().any(|worker| !worker.paused && serves(worker))
+    }
+
+    /// The systems for which workers want work.
+    pub(super) fn open(&self) -> BTreeSet<Arc<str>> {
+        let free = self.workers.values().filter(|worker| worker.is_free());
+        free.flat_map(|worker| worker.systems.iter().cloned()).collect()
+    }
+
+    /// Chooses a worker for a build of this system: one whose machine has the least to do.
+    pub(super) fn reserve(&mut self, id: BuildId, system: &str) -> Option<String> {
+        let mut busy: BTreeMap<&str, usize> = BTreeMap::new();
+        for worker in self.workers.values().filter(|worker| !worker.is_free()) {
+            *busy.entry(&worker.machine).or_default() += 1;
+        }
+        let able = self.workers.iter().filter(|(_, worker)| {
+            worker.is_free() && worker.systems.iter().any(|served| &**served == system)
+        });
+        let least = able.min_by_key(|(name, worker)| {
+            // One that serves few systems leaves others to those that can take them.
+            let load = busy.get(worker.machine.as_str()).copied().unwrap_or(0);
+            (load, worker.systems.len(), (*name).clone())
+        });
+        let name = least?.0.clone();
+        self.workers.get_mut(&name)?.reserved = Some(id);
+        Some(name)
+    }
+
+    /// The books did not let it start.
+    pub(super) fn release(&mut self, id: BuildId) {
+        for worker in self.workers.values_mut().filter(|worker| worker.reserved == Some(id)) {
+            worker.reserved = None;
+        }
+    }
+
+    /// The books have its start with the worker's name.
+    pub(super) fn start(&mut self, order: Order, out: &mut Out) {
+        let (id, attempt) = (order.id, order.attempt);
+        let name = order.worker.clone().unwrap_or_default();
+        let ready = self
+            .workers
+            .get_mut(&name)
+            .filter(|worker| worker.reserved == Some(id) && worker.wants && !worker.paused);
+        let Some(worker) = ready else {
+            // It is gone, or wants none any more.
+            self.release(id);
+            out.push(Effect::End { id, attempt, outcome: Outcome::Interrupted });
+            return;
+        };
+        (worker.wants, worker.reserved) = (false, None);
+        out.push(Effect::Say(Command::Assign(Assign {
+            of: Try { build: id, attempt },
+            worker: name.clone(),
+            derivation: order.derivation.clone(),
+            system: order.system.clone(),
+            priority: order.priority,
+            timeout: order.timeout,
+            max_silent_time: order.max_silent_time,
+        })));
+        self.jobs.insert(id, Job { order, worker: name, phase: Phase::Out, told: true });
+    }
+
+    /// Nobody wants it any more.
+    pub(super) fn cancel(&mut self, id: BuildId, out: &mut Out) {
+        let Some(job) = self.jobs.get(&id).filter(|job| job.phase != Phase::Over) else { return };
+        let (of, attempt) = (job.of(), job.order.attempt);
+        if job.phase == Phase::Taking {
+            out.push(Effect::Drop(id));
+        }
+        self.jobs.remove(&id);
+        self.say(Command::Cancel(of), out);
+        out.push(Effect::End { id, attempt, outcome: Outcome::Interrupted });
+    }
+
+    /// The books have the end of these, whoever told them.
+    pub(super) fn settle(&mut self, ids: &[BuildId], out: &mut Out) {
+        for id in ids {
+            if let Some(job) = self.jobs.get(id).filter(|job| job.phase == Phase::Over) {
+                let of = job.of();
+                self.jobs.remove(id);
+                self.say(Command::Settle(of), out);
+            }
+        }
+    }
+
+    /// A server that is away learns it when it is back: what it has then and nobody runs is canceled.
+    fn say(&self, command: Command, out: &mut Out) {
+        if !matches!(self.server, Server::Away(_)) {
+            out.push(Effect::Say(command));
+        }
+    }
+
+    pub(super) fn pause(&mut self, name: &str, paused: bool, out: &mut Out) {
+        if paused {
+            self.paused.insert(name.to_owned());
+        } else {
+            self.paused.remove(name);
+        }
+        if let Some(worker) = self.workers.get_mut(name) {
+            (worker.paused, worker.aborted) = (paused, 0);
+            out.push(Effect::Changed);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let away = match self.server {
+            Server::Away(since) => {
+                let out = |job: &Job| matches!(job.phase, Phase::Out | Phase::Begun);
+                self.jobs.values().any(out).then(|| since + AWAY)
+            }
+            Server::Telling(_) | Server::There => None,
+        };
+        away.into_iter().chain(self.seen_due).min()
+    }
+
+    pub(super) fn on_deadline(&mut self, now: Instant, out: &mut Out) {
+        if self.seen_due.is_some_and(|due| due <= now) {
+            self.seen_due = None;
+            out.push(Effect::Note(Note::Seen(std::mem::take(&mut self.seen))));
+        }
+        if let Server::Away(since) = self.server
+            && since + AWAY <= now
+        {
+            let out_there = |job: &&Job| matches!(job.phase, Phase::Out | Phase::Begun);
+            let gone: Vec<Try> = self.jobs.values().filter(out_there).map(Job::of).collect();
+            for of in gone {
+                self.jobs.remove(&of.build);
+                let Try { build: id, attempt } = of;
+                out.push(Effect::End { id, attempt, outcome: Outcome::Interrupted });
+            }
+        }
+    }
+
+    /// The server is there and begins to tell how things stand.
+    pub(super) fn on_connected(&mut self) {
+        self.server = Server::Telling(Vec::new());
+        self.workers.clear();
+        self.jobs.values_mut().for_each(|job| job.told = false);
+    }
+
+    pub(super) fn on_disconnected(&mut self, now: Instant, out: &mut Out) {
+        self.server = Server::Away(now);
+        self.workers.clear();
+        out.push(Effect::Changed);
+    }
+
+    pub(super) fn on_event(&mut self, now: Instant, event: Event, out: &mut Out) {
+        match event {
+            Event::WorkerJoined { worker } => self.on_joined(worker, out),
+            Event::WorkerSeen { worker, time } => {
+                self.seen.insert(worker, Time(time));
+                self.seen_due.get_or_insert(now + SEEN);
+            }
+            Event::WorkerLeft { worker, why: _ } => {
+                self.workers.remove(&worker);
+                self.paused.remove(&worker);
+                self.seen.remove(&worker);
+                out.extend([Effect::Note(Note::Left(worker)), Effect::Changed]);
+            }
+            Event::Requested { worker } => self.on_wants(&worker, true, out),
+            Event::Withdrawn { worker } => self.on_wants(&worker, false, out),
+            Event::Assigned { assignment } => self.on_assigned(assignment, out),
+            Event::Started { build, attempt, log } => self.on_started(build, attempt, log, out),
+            Event::Reported { build, attempt, report } => {
+                self.on_reported(build, attempt, report, out);
+            }
+            Event::Lost { build, attempt, started, why } => {
+                if self.current(build, attempt).is_some() {
+                    let outcome = if started { Outcome::Lost(why) } else { Outcome::Interrupted };
+                    self.end(BuildId(build), outcome, out);
+                }
+            }
+            Event::Ready => self.on_ready(out),
+        }
+    }
+
+    fn on_joined(&mut self, view: WorkerView, out: &mut Out) {
+        let WorkerView { name, address, machine, systems, last_seen, requesting, build: _ } = view;
+        let paused = self.paused.contains(&name);
+        let worker = Worker {
+            machine: machine.clone(),
+            systems: systems.iter().map(|system| Arc::from(system.as_str())).collect(),
+            wants: requesting,
+            reserved: None,
+            aborted: 0,
+            paused,
+        };
+        self.workers.insert(name.clone(), worker);
+        let last_seen = Time(last_seen);
+        let record = Record { name, address, machine, systems, last_seen, paused };
+        out.extend([Effect::Note(Note::Joined(record)), Effect::Changed]);
+    }
+
+    fn on_wants(&mut self, name: &str, wants: bool, out: &mut Out) {
+        if let Some(worker) = self.workers.get_mut(name) {
+            worker.wants = wants;
+            out.push(Effect::Changed);
+        }
+    }
+
+    /// How things stand with one assignment.
+    fn on_assigned(&mut self, view: AssignmentView, out: &mut Out) {
+        let AssignmentView { build, attempt, worker: _, derivation: _, phase: _, log, report } =
+            view;
+        let of = Try { build: BuildId(build), attempt };
+        match self.jobs.get_mut(&of.build).filter(|job| job.order.attempt == attempt) {
+            Some(job) => job.told = true,
+            None => {
+                if let Server::Telling(unknown) = &mut self.server {
+                    unknown.push(of);
+                }
+                return;
+            }
+        }
+        if let Some(log) = log {
+            self.on_started(build, attempt, log, out);
+        }
+        if let Some(report) = report {
+            self.on_reported(build, attempt, report, out);
+        }
+    }
+
+    /// All is told: what the server does not know is to be adopted, what is not ours is no longer wanted.
+    fn on_ready(&mut self, out: &mut Out) {
+        let Server::Telling(unknown) = std::mem::replace(&mut self.server, Server::There) else {
+            return;
+        };
+        out.extend(unknown.into_iter().map(|of| Effect::Say(Command::Cancel(of))));
+        for job in self.jobs.values() {
+            if !job.told && matches!(job.phase, Phase::Out | Phase::Begun) {
+                let (worker, derivation) = (job.worker.clone(), job.order.derivation.clone());
+                let adopt = Adopt { of: job.of(), worker, derivation };
+                out.push(Effect::Say(Command::Adopt(adopt)));
+            }
+        }
+        out.push(Effect::Note(Note::Only(self.workers.keys().cloned().collect())));
+        out.push(Effect::Changed);
+    }
+
+    /// The build of a try whose end is not known yet.
+    fn current(&mut self, build: i64, attempt: i64) -> Option<&mut Job> {
+        let out = |job: &&mut Job| matches!(job.phase, Phase::Out | Phase::Begun);
+        let job = self.jobs.get_mut(&BuildId(build)).filter(|job| job.order.attempt == attempt);
+        job.filter(out)
+    }
+
+    fn on_started(&mut self, build: i64, attempt: i64, log: String, out: &mut Out) {
+        if let Some(job) = self.current(build, attempt)
+            && job.phase == Phase::Out
+        {
+            job.phase = Phase::Begun;
+            out.push(Effect::Link { from: log, order: Box::new(job.order.clone()) });
+        }
+    }
+
+    fn on_reported(&mut self, build: i64, attempt: i64, report: Report, out: &mut Out) {
+        let Some(job) = self.current(build, attempt) else { return };
+        let id = job.order.id;
+        match report {
+            Report::Succeeded { url } => {
+                job.phase = Phase::Taking;
+                self.built.push_back((id, url));
+                self.take(out);
+            }
+            Report::Failed { fault, why } => {
+                let order = &job.order;
+                let outcome = judge(&fault, why, order, &job.worker);
+                self.end(id, outcome, out);
+            }
+        }
+    }
+
+    /// Hands out what was built while there is somebody to fetch it.
+    fn take(&mut self, out: &mut Out) {
+        while self.taking < TAKERS
+            && let Some((id, url)) = self.built.pop_front()
+        {
+            if let Some(job) = self.jobs.get(&id).filter(|job| job.phase == Phase::Taking) {
+                self.taking += 1;
+                out.push(Effect::Take { url, order: Box::new(job.order.clone()) });
+            }
+        }
+    }
+
+    /// Outputs were fetched, or could not be.
+    pub(super) fn on_taken(&mut self, id: BuildId, attempt: i64, outcome: Outcome, out: &mut Out) {
+        self.taking -= 1;
+        let current = |job: &&Job| job.order.attempt == attempt && job.phase == Phase::Taking;
+        if self.jobs.get(&id).filter(current).is_some() {
+            self.end(id, outcome, out);
+        }
+        self.take(out);
+    }
+
+    fn end(&mut self, id: BuildId, outcome: Outcome, out: &mut Out) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.phase = Phase::Over;
+        let (name, attempt) = (job.worker.clone(), job.order.attempt);
+        if let Some(worker) = self.workers.get_mut(&name) {
+            match &outcome {
+                Outcome::Aborted(_) | Outcome::Lost(_) => worker.aborted += 1,
+                Outcome::Succeeded { .. } | Outcome::Failed(_) | Outcome::DependencyFailed(_) => {
+                    worker.aborted = 0;
+                }
+                Outcome::Missing(_)
+                | Outcome::NoSpace(_)
+                | Outcome::Postponed(_)
+                | Outcome::Interrupted => {}
+            }
+            if worker.aborted >= BROKEN && !worker.paused {
+                log::warn!(
+                    target: "builder",
+                    "worker {name} on {}: {BROKEN} builds were aborted in a row; it gets no more until it restarts, or 'resume worker {name}'",
+                    worker.machine
+                );
+                worker.paused = true;
+                self.paused.insert(name.clone());
+                out.extend([Effect::Note(Note::Paused(name, true)), Effect::Changed]);
+            }
+        }
+        out.push(Effect::End { id, attempt, outcome });
+    }
+}
+
+/// What a worker's report comes to.
+fn judge(fault: &str, why: Option<String>, order: &Order, worker: &str) -> Outcome {
+    use crate::store::follow;
+    let reason = || why.clone().unwrap_or_else(|| format!("failed on worker {worker}"));
+    match Fault::parse(fault).unwrap_or(Fault::Failed) {
+        Fault::Failed => Outcome::Failed(reason()),
+        Fault::Dependency => Outcome::DependencyFailed(reason()),
+        Fault::TimedOut => Outcome::Failed(follow::timed_out(order.timeout)),
+        Fault::Silent => Outcome::Failed(follow::silent(order.max_silent_time)),
+        Fault::Aborted => Outcome::Aborted(format!("worker {worker}: {}", reason())),
+        // Nobody here asked for that any more: its worker was stopped.
+        Fault::Canceled => Outcome::Interrupted,
+    }
+}

@@ -1,0 +1,179 @@
+//! The way to `remote-server`: one thread connects again and again and reads, another writes.
+//!
+//! Invariant: whoever has something to say never waits for the server; one that takes no lines is hung up on.
+
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, after, bounded, select};
+
+use super::Heard;
+use crate::actor::{Gone, Spawner, Stop};
+use crate::proto::control::Failure;
+use crate::proto::line::{Line, Lines, MAX_ANSWER};
+use crate::proto::remote::link::{Command, Event};
+use crate::sys::clock;
+use crate::sys::connect::{self, Patience};
+
+/// Between two tries to connect: a server that is restarted is found at once, one that is not there costs nothing.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Lines that wait to be written: an assignment and a settlement for each of many workers.
+const LINES: usize = 16 * 1024;
+
+/// How long the server may take no byte.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What is said to the server goes here, as long as the connection lasts.
+#[derive(Debug)]
+pub(in crate::daemon::builder) struct Mouth {
+    lines: Sender<String>,
+    stream: Arc<UnixStream>,
+}
+
+impl Mouth {
+    pub(super) fn say(&self, command: &Command) {
+        if self.lines.try_send(format!("{command}\n")).is_err() {
+            // It has taken nothing for long; the reading thread notices the end.
+            let _ = self.stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Hangs up when the builder is done with it.
+impl Drop for Mouth {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Starts the thread `remote`, which tells on `lane` what it hears. It ends with the stop.
+pub(super) fn spawn(threads: &Spawner, socket: PathBuf, lane: Sender<Heard>) -> io::Result<()> {
+    let spawner = threads.clone();
+    threads.essential("remote", move |stop| {
+        let ear = Ear { threads: spawner, socket, lane };
+        ear.run(&stop)
+    })
+}
+
+struct Ear {
+    threads: Spawner,
+    socket: PathBuf,
+    lane: Sender<Heard>,
+}
+
+impl Ear {
+    fn run(&self, stop: &Stop) -> Result<(), Gone> {
+        let (mut pause, mut told) = (PAUSES.0, false);
+        loop {
+            match self.attend(stop) {
+                // It was there.
+                Ok(why) => {
+                    (pause, told) = (PAUSES.0, false);
+                    if !is_over(stop) {
+                        log::warn!(target: "builder", "the connection to remote-server ended: {why}");
+                    }
+                }
+                Err(error) if !told => {
+                    told = true;
+                    let socket = self.socket.display();
+                    log::info!(target: "builder", "builds of derivations wait for remote-server at {socket}: {error}");
+                }
+                Err(_) => {}
+            }
+            select! {
+                recv(stop) -> _ => return Ok(()),
+                recv(after(pause)) -> _ => pause = (pause * 2).min(PAUSES.1),
+            }
+        }
+    }
+
+    /// One connection, from its begin to its end, and why that came; an error if there was none.
+    fn attend(&self, stop: &Stop) -> io::Result<String> {
+        let patience = Patience { until: clock::now() + DRAIN, wanted: &|| !is_over(stop) };
+        let stream = Arc::new(connect::unix(&self.socket, &patience)?);
+        stream.set_write_timeout(Some(DRAIN))?;
+        let (lines, written) = bounded::<String>(LINES);
+        let writer = Arc::clone(&stream);
+        self.threads.small(
+            "remote/mouth",
+            move |_stop| -> Result<(), Gone> {
+                write(&writer, &written);
+                Ok(())
+            },
+            |report| log::debug!(target: "builder", "{report:?}"),
+        )?;
+        let mouth = Mouth { lines, stream: Arc::clone(&stream) };
+        mouth.say(&Command::Attach);
+        let mut lines = Lines::new(&*stream, MAX_ANSWER);
+        // The answer to `attach` says whether we are the one that assigns.
+        match lines.read()? {
+            Line::Text(line) if line == "ok" => {}
+            Line::Text(line) => {
+                let why = Failure::from_line(&line).map_or(line, |failure| failure.message);
+                return Err(io::Error::other(why));
+            }
+            Line::TooLong | Line::NotUtf8 => return Err(io::ErrorKind::InvalidData.into()),
+            Line::End => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+        log::info!(target: "builder", "attached to remote-server at {}", self.socket.display());
+        if self.lane.send(Heard::Connected(mouth)).is_err() {
+            return Ok("the daemon stops".to_owned());
+        }
+        let why = self.listen(&mut lines);
+        // A builder that is gone need not know.
+        let _ = self.lane.send(Heard::Disconnected);
+        Ok(why)
+    }
+
+    fn listen(&self, lines: &mut Lines<&UnixStream>) -> String {
+        loop {
+            let line = match lines.read() {
+                Ok(Line::Text(line)) => line,
+                Ok(Line::End) => return "it was closed".to_owned(),
+                Ok(Line::TooLong | Line::NotUtf8) => return "what came is no event".to_owned(),
+                Err(error) => return error.to_string(),
+            };
+            if line == "ok" {
+                continue;
+            }
+            if let Some(failure) = Failure::from_line(&line) {
+                // What came of it is told as an event.
+                log::debug!(target: "builder", "remote-server refused: {}", failure.message);
+                continue;
+            }
+            match serde_json::from_str::<Event>(&line) {
+                Ok(event) => {
+                    if self.lane.send(Heard::Event(event)).is_err() {
+                        return "the daemon stops".to_owned();
+                    }
+                }
+                // A newer server may know more.
+                Err(error) => log::debug!(target: "builder", "unknown event {line:.200}: {error}"),
+            }
+        }
+    }
+}
+
+fn is_over(stop: &Stop) -> bool {
+    stop.try_recv() == Err(TryRecvError::Disconnected)
+}
+
+/// Writes lines as they come, those that are there at once.
+fn write(stream: &UnixStream, lines: &Receiver<String>) {
+    let mut text = String::new();
+    while let Ok(line) = lines.recv() {
+        text.push_str(&line);
+        text.extend(lines.try_iter());
+        if let Err(error) = (&*stream).write_all(text.as_bytes()) {
+            log::debug!(target: "builder", "remote-server takes nothing: {error}");
+            let _ = stream.shutdown(Shutdown::Both);
+            return;
+        }
+        text.clear();
+    }
+}
