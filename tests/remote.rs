@@ -1,4 +1,8 @@
 //! Builds on other machines, over real sockets.
 
+mod chaos;
+mod deaths;
+mod guile;
+mod network;
 mod server;
 mod worker;

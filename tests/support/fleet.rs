@@ -176,6 +176,12 @@ impl Fleet {
         self.report(worker, "build-failed");
     }
 
+    /// The minute is over for all: a server that has restarted knows of its workers by their pings.
+    pub(crate) fn ping(&mut self) {
+        let now = Instant::now();
+        self.workers.iter_mut().for_each(|worker| worker.ping(now));
+    }
+
     fn report(&mut self, worker: usize, word: &str) {
         let worker = &mut self.workers[worker];
         let Step::Building(drv) = &worker.step else { panic!("{} builds nothing", worker.name) };
