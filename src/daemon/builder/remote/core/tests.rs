@@ -6,6 +6,7 @@ use super::*;
 use crate::model::evaluation::EvaluationId;
 use crate::model::spec::JobsetName;
 use crate::proto::remote::link::Phase as Told;
+use crate::sys::clock;
 
 const SYSTEM: &str = "x86_64-linux";
 const URL: &str = "http://127.0.0.1:5558";
@@ -18,13 +19,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let now = Instant::now();
+        let now = clock::now();
         Self { core: Core::new(now, Vec::new(), BTreeSet::new()), now, out: Vec::new() }
     }
 
     /// Workers have had these since an earlier life.
     fn resumed(builds: &[(i64, &str)]) -> Self {
-        let now = Instant::now();
+        let now = clock::now();
         let order = |(id, worker): &(i64, &str)| Order {
             worker: Some((*worker).to_owned()),
             ..order(*id, 1)
