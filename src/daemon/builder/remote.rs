@@ -25,7 +25,8 @@ use crate::actor::pool::Pool;
 use crate::actor::{Spawner, fault, panic_message};
 use crate::db::workers::Note;
 use crate::model::build::{BuildId, Kind, Order, Outcome, Store};
-use crate::proto::remote::link::Event;
+use crate::proto::control::Failure;
+use crate::proto::remote::link::{Event, Try};
 use crate::store::Closer;
 use crate::sys::clock;
 
@@ -36,8 +37,14 @@ const ROOM: usize = 1024;
 pub(super) enum Heard {
     Connected(Mouth),
     Disconnected,
+    /// To what was said first of what has no answer yet.
+    Answer(Result<(), Failure>),
     Event(Event),
-    Taken { id: BuildId, attempt: i64, outcome: Outcome },
+    Taken {
+        of: Try,
+        url: String,
+        outcome: Outcome,
+    },
 }
 
 /// What came of a step, for the builder.
@@ -118,6 +125,11 @@ impl Remote {
         self.step(|core, out| core.pause(worker, paused, out))
     }
 
+    /// A store may be open again: what was built and waits for it is taken in.
+    pub(super) fn on_changed(&mut self) -> News {
+        self.step(|_, _| {})
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.core.deadline()
     }
@@ -137,8 +149,9 @@ impl Remote {
                 self.step(|core, out| core.on_disconnected(now, out))
             }
             Heard::Event(event) => self.step(|core, out| core.on_event(now, event, out)),
-            Heard::Taken { id, attempt, outcome } => {
-                self.step(|core, out| core.on_taken(id, attempt, outcome, out))
+            Heard::Answer(answer) => self.step(|core, out| core.on_answer(answer, out)),
+            Heard::Taken { of, url, outcome } => {
+                self.step(|core, out| core.on_taken(of, url, outcome, out))
             }
         }
     }
@@ -154,6 +167,11 @@ impl Remote {
     fn step(&mut self, decide: impl FnOnce(&mut Core, &mut Vec<Effect>)) -> News {
         let mut effects = Vec::new();
         decide(&mut self.core, &mut effects);
+        let takers = &self.takers;
+        // Without a taker, it is found out when it is to be taken.
+        let is_open =
+            |order: &Order| takers.get(&Store::of(&order.derivation)).is_none_or(Taker::is_open);
+        self.core.take(&is_open, &mut effects);
         let mut news = News::default();
         let mut changed = false;
         for effect in effects {
@@ -187,7 +205,8 @@ impl Remote {
         self.leashes.retain(|_, leash| leash.strong_count() > 0);
         let leash = Arc::new(Leash::default());
         self.leashes.insert(order.id, Arc::downgrade(&leash));
-        let taken = Untold { lane: self.lane.clone(), id: order.id, attempt: order.attempt };
+        let of = Try { build: order.id, attempt: order.attempt };
+        let taken = Untold { lane: self.lane.clone(), of, url: url.clone() };
         let Some(taker) = self.takers.get(&Store::of(&order.derivation)).cloned() else {
             // It was given away by an earlier life, which had other options.
             let why = "there is no store to take its outputs into".to_owned();
@@ -212,13 +231,13 @@ impl Remote {
 /// Says what came of taking something in.
 struct Untold {
     lane: Sender<Heard>,
-    id: BuildId,
-    attempt: i64,
+    of: Try,
+    url: String,
 }
 
 impl Untold {
     fn tell(self, outcome: Outcome) {
-        let taken = Heard::Taken { id: self.id, attempt: self.attempt, outcome };
+        let taken = Heard::Taken { of: self.of, url: self.url, outcome };
         // A builder that is gone leaves it to the next life.
         let _ = self.lane.send(taken);
     }
@@ -226,18 +245,59 @@ impl Untold {
 
 /// Makes the build's log the file that the server writes, in the place of an earlier try's.
 fn link_log(from: &Path, order: &Order) {
-    let made = match std::fs::remove_file(&order.log) {
-        Ok(()) => std::fs::hard_link(from, &order.log),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            std::fs::hard_link(from, &order.log)
-        }
-        Err(error) => Err(error),
+    let make = || {
+        let aside = order.log.with_extension("part");
+        let _ = std::fs::remove_file(&aside); // Left by a crash.
+        std::fs::hard_link(from, &aside)?;
+        // Whoever follows the log never finds none. Renaming one name of a file to another of its does nothing.
+        std::fs::rename(&aside, &order.log)?;
+        if aside.exists() { std::fs::remove_file(&aside) } else { Ok(()) }
     };
-    if let Err(error) = made {
+    if let Err(error) = make() {
         let (from, to, id) = (from.display(), order.log.display(), order.id);
         log::warn!(
             target: "builder",
             "the log of build {id} cannot be linked from {from} to {to}: {error}; both must be of one file system and group"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::evaluation::EvaluationId;
+    use crate::model::spec::JobsetName;
+
+    #[test]
+    fn a_log_gets_its_name_again_and_again() {
+        let place = tempfile::tempdir().unwrap();
+        let (one, two) = (place.path().join("1-1.gz"), place.path().join("1-2.gz"));
+        std::fs::write(&one, "one").unwrap();
+        std::fs::write(&two, "two").unwrap();
+        let order = Order {
+            id: BuildId(1),
+            attempt: 1,
+            jobset: JobsetName::new("guix").unwrap(),
+            evaluation: EvaluationId(1),
+            job: "x".to_owned(),
+            system: "x86_64-linux".to_owned(),
+            derivation: "/gnu/store/x.drv".to_owned(),
+            priority: 9,
+            timeout: 0,
+            max_silent_time: 0,
+            process: None,
+            checkouts: Vec::new(),
+            needs: Vec::new(),
+            log: place.path().join("1.gz"),
+            worker: None,
+        };
+        for (from, text) in [(&one, "one"), (&one, "one"), (&two, "two")] {
+            link_log(from, &order);
+            assert_eq!(std::fs::read_to_string(&order.log).unwrap(), text);
+        }
+        // What there is stays when there is nothing better.
+        link_log(&place.path().join("absent"), &order);
+        assert_eq!(std::fs::read_to_string(&order.log).unwrap(), "two");
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 3);
     }
 }

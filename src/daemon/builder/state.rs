@@ -212,6 +212,10 @@ impl Builder {
                     self.queue.set_open(remote.open());
                 }
                 self.queue.reconsider(&|kind, system| obstacle(backends, kind, system));
+                if let Some(remote) = &mut self.backends.remote {
+                    let news = remote.on_changed();
+                    self.on_news(news);
+                }
             }
         }
     }

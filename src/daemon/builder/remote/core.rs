@@ -3,6 +3,9 @@
 //! Invariant: each build that was given to it is reported exactly once, unless it is left to the next life of the daemon;
 //! the server hears that an end is settled only after the books have it, so that no death on either side loses one.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::db::workers::{Note, Worker as Record};
 use crate::model::build::{BuildId, Order, Outcome};
 use crate::model::time::Time;
+use crate::proto::control::{Failure, FailureKind};
 use crate::proto::remote::Fault;
 use crate::proto::remote::link::{
     Adopt, Assign, AssignmentView, Command, Event, Report, Try, WorkerView,
@@ -115,6 +119,8 @@ pub(super) struct Core {
     /// To be taken in when there is somebody to do it.
     built: VecDeque<(BuildId, String)>,
     taking: usize,
+    /// What was said and has no answer yet: the try it was to have built.
+    asked: VecDeque<Option<Try>>,
     seen: BTreeMap<String, Time>,
     seen_due: Option<Instant>,
 }
@@ -135,6 +141,7 @@ impl Core {
             paused,
             built: VecDeque::new(),
             taking: 0,
+            asked: VecDeque::new(),
             seen: BTreeMap::new(),
             seen_due: None,
         }
@@ -198,7 +205,7 @@ impl Core {
             return;
         };
         (worker.wants, worker.reserved) = (false, None);
-        out.push(Effect::Say(Command::Assign(Assign {
+        let assign = Assign {
             of: Try { build: id, attempt },
             worker: name.clone(),
             derivation: order.derivation.clone(),
@@ -206,7 +213,8 @@ impl Core {
             priority: order.priority,
             timeout: order.timeout,
             max_silent_time: order.max_silent_time,
-        })));
+        };
+        self.say(Command::Assign(assign), out);
         self.jobs.insert(id, Job { order, worker: name, phase: Phase::Out, told: true });
     }
 
@@ -234,10 +242,46 @@ impl Core {
     }
 
     /// A server that is away learns it when it is back: what it has then and nobody runs is canceled.
-    fn say(&self, command: Command, out: &mut Out) {
-        if !matches!(self.server, Server::Away(_)) {
-            out.push(Effect::Say(command));
+    fn say(&mut self, command: Command, out: &mut Out) {
+        if matches!(self.server, Server::Away(_)) {
+            return;
         }
+        self.asked.push_back(match &command {
+            Command::Assign(Assign { of, .. }) | Command::Adopt(Adopt { of, .. }) => Some(*of),
+            Command::Help
+            | Command::Version
+            | Command::Status
+            | Command::Workers
+            | Command::Builds
+            | Command::Subscribe
+            | Command::Attach
+            | Command::Settle(_)
+            | Command::Cancel(_) => None,
+        });
+        out.push(Effect::Say(command));
+    }
+
+    /// The server did what it was told, or did not; answers come in the order of what was said. One that was not assigned is
+    /// told of by nothing else.
+    pub(super) fn on_answer(&mut self, answer: Result<(), Failure>, out: &mut Out) {
+        let asked = self.asked.pop_front().flatten();
+        let (Some(of), Err(failure)) = (asked, answer) else { return };
+        if self.current(of.build.0, of.attempt).is_none() {
+            return;
+        }
+        let outcome = match failure.kind {
+            // Its worker went, or wants none any more, which is on its way to us.
+            FailureKind::NotFound | FailureKind::Conflict => Outcome::Interrupted,
+            // It would be refused again.
+            FailureKind::Syntax
+            | FailureKind::UnknownCommand
+            | FailureKind::RateLimited
+            | FailureKind::Unavailable
+            | FailureKind::Internal => {
+                Outcome::Aborted(format!("remote-server refused: {}", failure.message))
+            }
+        };
+        self.end(of.build, outcome, out);
     }
 
     pub(super) fn pause(&mut self, name: &str, paused: bool, out: &mut Out) {
@@ -284,6 +328,7 @@ impl Core {
     /// The server is there and begins to tell how things stand.
     pub(super) fn on_connected(&mut self) {
         self.server = Server::Telling(Vec::new());
+        self.asked.clear();
         self.workers.clear();
         self.jobs.values_mut().for_each(|job| job.told = false);
     }
@@ -318,6 +363,8 @@ impl Core {
                 if self.current(build, attempt).is_some() {
                     let outcome = if started { Outcome::Lost(why) } else { Outcome::Interrupted };
                     self.end(BuildId(build), outcome, out);
+                    // The server has forgotten it: there is nothing to settle.
+                    self.jobs.remove(&BuildId(build));
                 }
             }
             Event::Ready => self.on_ready(out),
@@ -375,13 +422,17 @@ impl Core {
         let Server::Telling(unknown) = std::mem::replace(&mut self.server, Server::There) else {
             return;
         };
-        out.extend(unknown.into_iter().map(|of| Effect::Say(Command::Cancel(of))));
-        for job in self.jobs.values() {
-            if !job.told && matches!(job.phase, Phase::Out | Phase::Begun) {
-                let (worker, derivation) = (job.worker.clone(), job.order.derivation.clone());
-                let adopt = Adopt { of: job.of(), worker, derivation };
-                out.push(Effect::Say(Command::Adopt(adopt)));
-            }
+        for of in unknown {
+            self.say(Command::Cancel(of), out);
+        }
+        let untold = |job: &&Job| !job.told && matches!(job.phase, Phase::Out | Phase::Begun);
+        let adopt = |job: &Job| {
+            let (worker, derivation) = (job.worker.clone(), job.order.derivation.clone());
+            Adopt { of: job.of(), worker, derivation }
+        };
+        let adopted: Vec<Adopt> = self.jobs.values().filter(untold).map(adopt).collect();
+        for adopt in adopted {
+            self.say(Command::Adopt(adopt), out);
         }
         out.push(Effect::Note(Note::Only(self.workers.keys().cloned().collect())));
         out.push(Effect::Changed);
@@ -410,7 +461,6 @@ impl Core {
             Report::Succeeded { url } => {
                 job.phase = Phase::Taking;
                 self.built.push_back((id, url));
-                self.take(out);
             }
             Report::Failed { fault, why } => {
                 let order = &job.order;
@@ -420,26 +470,37 @@ impl Core {
         }
     }
 
-    /// Hands out what was built while there is somebody to fetch it.
-    fn take(&mut self, out: &mut Out) {
+    /// Hands out what was built while there is somebody to fetch it, for stores that are open.
+    pub(super) fn take(&mut self, is_open: &dyn Fn(&Order) -> bool, out: &mut Out) {
+        let mut later = VecDeque::new();
         while self.taking < TAKERS
             && let Some((id, url)) = self.built.pop_front()
         {
-            if let Some(job) = self.jobs.get(&id).filter(|job| job.phase == Phase::Taking) {
+            let Some(job) = self.jobs.get(&id).filter(|job| job.phase == Phase::Taking) else {
+                continue;
+            };
+            if is_open(&job.order) {
                 self.taking += 1;
                 out.push(Effect::Take { url, order: Box::new(job.order.clone()) });
+            } else {
+                later.push_back((id, url));
             }
         }
+        later.append(&mut self.built);
+        self.built = later;
     }
 
-    /// Outputs were fetched, or could not be.
-    pub(super) fn on_taken(&mut self, id: BuildId, attempt: i64, outcome: Outcome, out: &mut Out) {
+    /// Outputs were fetched, or could not be; with `Interrupted` they are to be fetched when their store is open again.
+    pub(super) fn on_taken(&mut self, of: Try, url: String, outcome: Outcome, out: &mut Out) {
         self.taking -= 1;
-        let current = |job: &&Job| job.order.attempt == attempt && job.phase == Phase::Taking;
-        if self.jobs.get(&id).filter(current).is_some() {
-            self.end(id, outcome, out);
+        let current = |job: &&Job| job.order.attempt == of.attempt && job.phase == Phase::Taking;
+        if self.jobs.get(&of.build).filter(current).is_none() {
+            return;
         }
-        self.take(out);
+        match outcome {
+            Outcome::Interrupted => self.built.push_back((of.build, url)),
+            outcome => self.end(of.build, outcome, out),
+        }
     }
 
     fn end(&mut self, id: BuildId, outcome: Outcome, out: &mut Out) {
@@ -482,7 +543,7 @@ fn judge(fault: &str, why: Option<String>, order: &Order, worker: &str) -> Outco
         Fault::TimedOut => Outcome::Failed(follow::timed_out(order.timeout)),
         Fault::Silent => Outcome::Failed(follow::silent(order.max_silent_time)),
         Fault::Aborted => Outcome::Aborted(format!("worker {worker}: {}", reason())),
-        // Nobody here asked for that any more: its worker was stopped.
-        Fault::Canceled => Outcome::Interrupted,
+        // By nobody here. It costs a try, or a worker that always says so would be asked for ever.
+        Fault::Canceled => Outcome::Lost(format!("worker {worker} stopped it")),
     }
 }

@@ -138,12 +138,17 @@ impl Ear {
                 Ok(Line::TooLong | Line::NotUtf8) => return "what came is no event".to_owned(),
                 Err(error) => return error.to_string(),
             };
-            if line == "ok" {
-                continue;
-            }
-            if let Some(failure) = Failure::from_line(&line) {
-                // What came of it is told as an event.
-                log::debug!(target: "builder", "remote-server refused: {}", failure.message);
+            let answer = match Failure::from_line(&line) {
+                Some(failure) => {
+                    log::debug!(target: "builder", "remote-server refused: {}", failure.message);
+                    Some(Err(failure))
+                }
+                None => (line == "ok").then_some(Ok(())),
+            };
+            if let Some(answer) = answer {
+                if self.lane.send(Heard::Answer(answer)).is_err() {
+                    return "the daemon stops".to_owned();
+                }
                 continue;
             }
             match serde_json::from_str::<Event>(&line) {

@@ -206,7 +206,15 @@ fn take_in(
     leash: &Leash<Closer>,
     reach: &Reach,
 ) -> Result<Outcome, Outcome> {
-    let lost = |error: Error| lost(error, leash, reach);
+    let lost = |error: Error| match error {
+        error @ Error::Refused(_) => lost(error, leash, reach),
+        error => {
+            // It is fetched when the daemon is there again; its worker need not build it twice.
+            log::warn!(target: "builder", "fetching what build {} left: {}", order.id, chain(&error));
+            lost(error, leash, reach);
+            Outcome::Interrupted
+        }
+    };
     // Fallback is for what fails half-way, as Cuirass has it.
     let options = Options {
         fallback: true,
