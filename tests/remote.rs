@@ -1,5 +1,6 @@
 //! Builds on other machines, over real sockets.
 
+mod backend;
 mod chaos;
 mod deaths;
 mod guile;
