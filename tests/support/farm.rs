@@ -227,6 +227,8 @@ impl Worker {
             format!("--state-directory={}", state.display()),
             format!("--server={address}"),
             "--no-publish".to_owned(),
+            // Those that it has by default are on a network that tests do without.
+            "--substitute-urls=".to_owned(),
         ]);
         command.extend(options.iter().map(|&option| option.to_owned()));
         let log = state.with_extension("log");
