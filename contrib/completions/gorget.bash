@@ -329,9 +329,9 @@ _gorget() {
     *' add 0 '*)
         mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     *' pause 0 '*)
-        mapfile -t COMPREPLY < <(compgen -W 'builds evaluations' -- "$word"); return ;;
+        mapfile -t COMPREPLY < <(compgen -W 'builds evaluations worker' -- "$word"); return ;;
     *' resume 0 '*)
-        mapfile -t COMPREPLY < <(compgen -W 'builds evaluations' -- "$word"); return ;;
+        mapfile -t COMPREPLY < <(compgen -W 'builds evaluations worker' -- "$word"); return ;;
     *' backup 0 '*)
         mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
     *' token 0 '*)

@@ -66,6 +66,10 @@ pub(crate) enum Command {
     },
     Pause(Option<Activity>),
     Resume(Option<Activity>),
+    PauseWorker {
+        name: String,
+        paused: bool,
+    },
     Log {
         of: Target,
         follow: bool,
@@ -201,6 +205,7 @@ fn perform(socket: &Path, json: bool, command: Command) -> Result<ExitCode, Prob
         }
         Command::Pause(activity) => control::Command::Pause(both(activity)),
         Command::Resume(activity) => control::Command::Resume(both(activity)),
+        Command::PauseWorker { name, paused } => control::Command::PauseWorker { name, paused },
         Command::Reload => control::Command::Reload,
         Command::Backup(file) => return session.backup(&file),
     };

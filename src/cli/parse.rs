@@ -195,8 +195,7 @@ fn ask(given: &mut Given) -> Result<client::Command, Usage> {
                 text.parse().ok().filter(|priority| *priority <= 99)
             })?,
         },
-        "pause" => Ask::Pause(activity(given)?),
-        "resume" => Ask::Resume(activity(given)?),
+        name @ ("pause" | "resume") => pause(given, name == "pause")?,
         "log" => Ask::Log { follow: given.switch("follow"), of: target(given)? },
         "watch" => Ask::Watch { jobset: jobset_if_any(given)? },
         "wait" => {
@@ -231,16 +230,25 @@ fn target(given: &mut Given) -> Result<Target, Usage> {
     }
 }
 
-fn activity(given: &mut Given) -> Result<Option<Activity>, Usage> {
+fn pause(given: &mut Given, paused: bool) -> Result<client::Command, Usage> {
+    use client::Command as Ask;
+    let ask = |activity| if paused { Ask::Pause(activity) } else { Ask::Resume(activity) };
     if !given.more() {
-        return Ok(None);
+        return Ok(ask(None));
     }
-    let which = given.read_operand("WHAT", "builds or evaluations", |word| match word {
-        "builds" => Some(Activity::Builds),
-        "evaluations" => Some(Activity::Evaluations),
+    let which = given.read_operand("WHAT", "builds, evaluations or worker", |word| match word {
+        "builds" => Some(Some(Activity::Builds)),
+        "evaluations" => Some(Some(Activity::Evaluations)),
+        "worker" => Some(None),
         _ => None,
     })?;
-    Ok(Some(which))
+    match which {
+        Some(activity) => Ok(ask(Some(activity))),
+        None => {
+            let name = given.text_operand("NAME")?.to_owned();
+            Ok(Ask::PauseWorker { name, paused })
+        }
+    }
 }
 
 fn token(given: &mut Given) -> Result<client::Token, Usage> {

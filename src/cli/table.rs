@@ -418,11 +418,16 @@ pub(crate) const COMMANDS: &[Command] = &[
     ),
     client(
         "pause",
-        &["[builds|evaluations]"],
-        "Start no more builds, evaluations, or both.",
-        "What runs goes on. It lasts until `resume`, also when the daemon is started again.",
+        &["[builds|evaluations]", "worker NAME"],
+        "Start no more builds, evaluations, or both; or give a remote worker no more builds.",
+        "What runs goes on. It lasts until `resume`, also when the daemon is started again; that of a worker until the worker is.",
     ),
-    client("resume", &["[builds|evaluations]"], "Start builds, evaluations, or both again.", ""),
+    client(
+        "resume",
+        &["[builds|evaluations]", "worker NAME"],
+        "Start builds, evaluations, or both again; or give a remote worker builds again.",
+        "A worker is paused, too, when ten builds in a row were aborted on it.",
+    ),
     Command {
         name: "log",
         kind: Kind::Client,

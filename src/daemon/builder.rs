@@ -193,6 +193,11 @@ impl Handle {
         })
     }
 
+    /// Gives a remote worker no more builds, or does again.
+    pub(crate) fn pause_worker(&self, name: &str, paused: bool) -> Result<Result<(), Error>, Gone> {
+        self.obey(Command::PauseWorker(name.to_owned(), paused))
+    }
+
     /// Why each of these builds does not run yet; `None` for those that are not waiting.
     pub(crate) fn waiting(&self, ids: Vec<BuildId>) -> Result<Vec<Option<String>>, Gone> {
         ask(&self.inbox, |reply| Message::Waiting(ids, reply))

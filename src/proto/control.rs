@@ -80,6 +80,11 @@ pub(crate) enum Command {
     Workers,
     Pause(Activity),
     Resume(Activity),
+    /// Gives a remote worker no more builds, or some again.
+    PauseWorker {
+        name: String,
+        paused: bool,
+    },
     RegisterDashboard {
         jobset: JobsetName,
         jobs: Vec<String>,
@@ -180,6 +185,8 @@ pub(crate) const HELP: &[(&str, &str)] = &[
     ("workers", "remote workers"),
     ("pause [builds|evaluations]", "start no more of them"),
     ("resume [builds|evaluations]", "start them again"),
+    ("pause worker NAME", "give a remote worker no more builds"),
+    ("resume worker NAME", "give it builds again"),
     ("register-dashboard JOBSET JOB...", "make a dashboard of these jobs"),
     ("token add NAME ROLE [jobset=NAME] [expires=DURATION]", "make a token, shown once"),
     ("token list", "all tokens, without their secrets"),
@@ -212,6 +219,7 @@ impl Command {
             | Self::PrioritizeBuild { .. }
             | Self::Pause(_)
             | Self::Resume(_)
+            | Self::PauseWorker { .. }
             | Self::RegisterDashboard { .. }
             | Self::TokenAdd(_)
             | Self::TokenRevoke(_)
@@ -314,6 +322,9 @@ impl fmt::Display for Command {
             Self::Workers => f.write_str("workers"),
             Self::Pause(activity) => write!(f, "pause{activity}"),
             Self::Resume(activity) => write!(f, "resume{activity}"),
+            Self::PauseWorker { name, paused } => {
+                write!(f, "{} worker {}", if *paused { "pause" } else { "resume" }, word(name))
+            }
             Self::RegisterDashboard { jobset, jobs } => {
                 write!(f, "register-dashboard {jobset}")?;
                 jobs.iter().try_for_each(|job| write!(f, " {}", word(job)))

@@ -269,6 +269,7 @@ pub(super) fn workers(output: &mut Output, objects: &[Value]) -> io::Result<()> 
             plain(o, "machine"),
             plain(o, "systems"),
             distance(time(o, "last-seen"), now),
+            plain(o, "build"),
             plain(o, "paused"),
         ]
     };
@@ -278,6 +279,7 @@ pub(super) fn workers(output: &mut Output, objects: &[Value]) -> io::Result<()> 
         Column::text("MACHINE", 5, 8),
         Column::text("SYSTEMS", 4, 12),
         Column::whole("SEEN", 1),
+        Column::whole("BUILD", 1),
         Column::whole("PAUSED", 2),
     ];
     output.table(&columns, objects.iter().map(row).collect())

@@ -71,6 +71,11 @@ impl Live {
         Ok(())
     }
 
+    /// Gives a remote worker no more builds, or some again.
+    pub(super) fn pause_worker(&self, name: &str, paused: bool) -> Result<(), Failure> {
+        self.ports.builder.pause_worker(name, paused).map_err(gone)?.map_err(failure)
+    }
+
     pub(super) fn add_dashboard(
         &self,
         jobset: &JobsetName,

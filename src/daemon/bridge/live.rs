@@ -177,6 +177,7 @@ impl Live {
             }
             Command::Pause(activity) => Ok(self.pause(*activity, true)?),
             Command::Resume(activity) => Ok(self.pause(*activity, false)?),
+            Command::PauseWorker { name, paused } => Ok(self.pause_worker(name, *paused)?),
             Command::RegisterDashboard { jobset, jobs } => self.add_dashboard(jobset, jobs, answer),
             Command::TokenAdd(token) => self.add_token(token, answer),
             Command::TokenRevoke(name) => Ok(self.revoke_token(name)?),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::live::{Live, failure, gone, not_found};
 use crate::control::{Answer, Error};
 use crate::daemon::registry::State;
+use crate::db::web::machines;
 use crate::db::{builds, evaluations, events, jobsets, maintenance, records, workers};
 use crate::model::error::chain;
 use crate::model::jobset::Jobset;
@@ -22,6 +23,9 @@ use crate::sys::{clock, file};
 /// The settings that outlive the process: present while paused.
 pub(super) const PAUSED_BUILDS: &str = "paused.builds";
 pub(super) const PAUSED_EVALUATIONS: &str = "paused.evaluations";
+
+/// Builds on remote workers that are looked at for what each has: as many as there may be workers.
+const RUNNING: usize = 4096;
 
 /// A writer that does not answer within this is busy with a disk that is slow: the rest is told without it.
 const WRITER: Duration = Duration::from_millis(500);
@@ -169,13 +173,16 @@ impl Live {
     }
 
     pub(super) fn show_workers(&mut self, answer: &mut dyn Answer) -> Result<(), Error> {
+        let running = machines::running(self.reader()?, RUNNING).map_err(failure)?;
         for worker in workers::list(self.reader()?).map_err(failure)? {
+            let builds = running.get(&worker.name);
             let view = WorkerView {
                 name: &worker.name,
                 address: &worker.address,
                 machine: &worker.machine,
                 systems: &worker.systems,
                 last_seen: worker.last_seen.0,
+                build: builds.and_then(|builds| builds.first()).map(|build| build.0),
                 paused: worker.paused,
             };
             answer.object(&json(&view)).map_err(Error::Asker)?;

@@ -38,13 +38,18 @@ pub(super) enum Command {
     RestartEvaluation { id: EvaluationId, all: bool },
     Prioritize(BuildId, i64),
     Pause(bool),
+    PauseWorker(String, bool),
 }
 
 impl Command {
     /// How long it may take, the waiting for what the books are being told included.
     pub(super) fn patience(&self) -> Duration {
         match self {
-            Self::Cancel(_) | Self::Restart(_) | Self::Prioritize(..) | Self::Pause(_) => ONE,
+            Self::Cancel(_)
+            | Self::Restart(_)
+            | Self::Prioritize(..)
+            | Self::Pause(_)
+            | Self::PauseWorker(..) => ONE,
             Self::CancelEvaluation(_) | Self::RestartEvaluation { .. } => MANY,
         }
     }
@@ -104,6 +109,8 @@ pub(super) struct Written {
     pub(super) started: Vec<(BuildId, Result<Order, Error>)>,
     /// Whether builds are now paused, if that was changed.
     pub(super) paused: Option<bool>,
+    /// Workers that get builds no more, or again.
+    pub(super) workers: Vec<(String, bool)>,
     pub(super) replies: Vec<(Reply, Result<(), Error>)>,
 }
 
@@ -177,8 +184,14 @@ impl Pen {
         for Asked { command, deadline, reply } in commands {
             let result = self.obey(command.clone(), deadline).map(|changes| {
                 written.changes.push(changes);
-                if let Command::Pause(paused) = command {
-                    written.paused = Some(paused);
+                match command {
+                    Command::Pause(paused) => written.paused = Some(paused),
+                    Command::PauseWorker(name, paused) => written.workers.push((name, paused)),
+                    Command::Cancel(_)
+                    | Command::CancelEvaluation(_)
+                    | Command::Restart(_)
+                    | Command::RestartEvaluation { .. }
+                    | Command::Prioritize(..) => {}
                 }
             });
             written.replies.push((reply, result));
@@ -240,6 +253,7 @@ impl Pen {
             Command::RestartEvaluation { .. } => "restart an evaluation's builds",
             Command::Prioritize(..) => "prioritize a build",
             Command::Pause(_) => "pause builds",
+            Command::PauseWorker(..) => "pause a worker",
         };
         self.database.write_within(left, what, move |tx| match command {
             Command::Cancel(id) => builds::cancel(tx, id),
@@ -249,6 +263,13 @@ impl Pen {
             Command::Prioritize(id, priority) => builds::prioritize(tx, id, priority),
             Command::Pause(paused) => {
                 records::set(tx, PAUSED, paused.then_some("1"))?;
+                Ok(Changes::default())
+            }
+            Command::PauseWorker(ref name, paused) => {
+                if !workers::is_known(tx.conn, name)? {
+                    return Err(Error::NotFound(format!("there is no worker {name:.80}")));
+                }
+                workers::note(tx, &[Note::Paused(name.clone(), paused)])?;
                 Ok(Changes::default())
             }
         })

@@ -297,6 +297,13 @@ impl Builder {
             self.queue.set_paused(paused);
             log::info!(target: "builder", "builds are {}", if paused { "paused" } else { "resumed" });
         }
+        for (name, paused) in written.workers {
+            log::info!(target: "builder", "worker {name} is {}", if paused { "paused" } else { "resumed" });
+            if let Some(remote) = &mut self.backends.remote {
+                let news = remote.pause(&name, paused);
+                self.on_news(news);
+            }
+        }
         for (reply, result) in written.replies {
             drop(reply.send(result)); // The asker may have given up.
         }

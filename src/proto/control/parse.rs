@@ -182,6 +182,10 @@ fn command(name: &str, mut words: Words) -> Result<Command, Failure> {
         }
         "queue" => Command::Queue { limit: words.limit()? },
         "workers" => Command::Workers,
+        "pause" | "resume" if words.begins_with("worker") => {
+            let worker = words.take("a worker's name", |word| Some(word.to_owned()))?;
+            Command::PauseWorker { name: worker, paused: name == "pause" }
+        }
         "pause" => Command::Pause(words.activity()?),
         "resume" => Command::Resume(words.activity()?),
         "register-dashboard" => {
@@ -294,6 +298,15 @@ impl Words {
         Ok(Some(read))
     }
 
+    /// Takes the first word if it is this one.
+    fn begins_with(&mut self, word: &str) -> bool {
+        let is = self.words.first().is_some_and(|first| first == word);
+        if is {
+            self.words.remove(0);
+        }
+        is
+    }
+
     /// Whether the word is there, wherever it stands.
     fn flag(&mut self, flag: &str) -> bool {
         let at = self.words.iter().position(|word| word == flag);
@@ -387,6 +400,8 @@ mod tests {
             Command::Log { of: Target::Build(BuildId(1)), from: 10, follow: true },
             Command::Pause(Activity::Evaluations),
             Command::Resume(Activity::Both),
+            Command::PauseWorker { name: "a b".to_owned(), paused: true },
+            Command::PauseWorker { name: "c".to_owned(), paused: false },
             Command::RegisterDashboard { jobset: name("d"), jobs: vec!["a b".to_owned()] },
             Command::TokenAdd(TokenAdd {
                 name: "it's me".to_owned(),
@@ -454,6 +469,7 @@ mod tests {
             ("wait 3", "build or evaluation"),
             ("log build 1 from=x", "a number of bytes"),
             ("pause lunch", "builds or evaluations"),
+            ("resume worker", "a worker's name"),
             ("register-dashboard a", "job names"),
             ("token", "add, list, revoke or used"),
             ("token add x king", "one of trigger"),

@@ -281,6 +281,8 @@ pub(crate) struct WorkerView<'a> {
     pub(crate) machine: &'a str,
     pub(crate) systems: &'a [String],
     pub(crate) last_seen: i64,
+    /// What it builds.
+    pub(crate) build: Option<i64>,
     pub(crate) paused: bool,
 }
 

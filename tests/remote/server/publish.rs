@@ -64,7 +64,7 @@ fn the_store_is_published_and_published_again() {
     let (pid, call) = until("guix publish", || calls(&sandbox).pop());
     let public = sandbox.path().join("key.pub");
     let expected = format!(
-        "publish --port=5999 --compression=none --negative-ttl=0 --public-key={} --private-key=/dev/stdin",
+        "publish --port=5999 --compression=0 --negative-ttl=0s --public-key={} --private-key=/dev/stdin",
         public.display()
     );
     assert!(call.starts_with(&expected) && call.ends_with("key (secret)\n"), "{call}");
