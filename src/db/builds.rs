@@ -19,7 +19,7 @@ pub(crate) use cancel::{cancel, cancel_evaluation, cancel_jobset, expire, supers
 #[cfg(test)]
 pub(crate) use list::products;
 pub(crate) use list::{Filter, get, is_only_of, list, of_job, outputs, settled};
-pub(crate) use queue::{entries, pending_counts, running, scheduled};
+pub(crate) use queue::{entries, pending_counts, running, running_among, scheduled};
 pub(crate) use register::{depend, register};
 pub(crate) use restart::{prioritize, restart, restart_evaluation};
 pub(crate) use run::{abroad, call_home, end, recover, start};

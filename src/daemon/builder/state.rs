@@ -504,8 +504,8 @@ impl Builder {
             let needed = entries[known..].iter().flat_map(|entry| &entry.waits_for).copied();
             wanted = needed.filter(|id| !self.queue.knows(*id) && asked.insert(*id)).collect();
         }
-        let running = builds::running(&tx)?.into_iter();
-        Ok((entries, running.map(|(id, attempt, _)| (id, attempt)).collect()))
+        let running = builds::running_among(&tx, ids)?;
+        Ok((entries, running))
     }
 
     /// There was none for a build, whatever was measured last.

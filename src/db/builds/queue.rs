@@ -78,6 +78,22 @@ pub(crate) fn pending_counts(conn: &Connection) -> Result<(i64, i64), Error> {
     ))
 }
 
+/// Those among these builds that are started or submitted, with attempt numbers: hundreds may run on remote workers while
+/// one of them ends.
+pub(crate) fn running_among(
+    conn: &Connection,
+    ids: &[BuildId],
+) -> Result<Vec<(BuildId, i64)>, Error> {
+    let sql = "SELECT attempt FROM builds WHERE id = ?1 AND status IN (-3, -1)";
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut running = Vec::new();
+    for &id in ids {
+        let attempt: Option<i64> = statement.query_row([id], |row| row.get(0)).optional()?;
+        running.extend(attempt.map(|attempt| (id, attempt)));
+    }
+    Ok(running)
+}
+
 /// The builds that are started or submitted, with attempt number and time of the last start: what a sweep
 /// compares.
 pub(crate) fn running(conn: &Connection) -> Result<Vec<(BuildId, i64, Option<Time>)>, Error> {
