@@ -41,8 +41,8 @@ const REUNION: Duration = Duration::from_secs(75);
 /// Without a word from a worker, whose pings come once a minute.
 const SILENCE: Duration = Duration::from_secs(120);
 
-/// For the worker of an adopted assignment to be heard of: two pings and some.
-const ADOPTION: Duration = Duration::from_secs(150);
+/// For the worker of an adopted assignment to be heard of: a ping and some.
+const ADOPTION: Duration = Duration::from_secs(90);
 
 /// What is asked of the world.
 #[derive(Debug, PartialEq, Eq)]

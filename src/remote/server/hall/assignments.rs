@@ -321,7 +321,7 @@ impl Hall {
         match assignment.phase {
             Phase::Sent => self.lose(of, false, "its worker did not begin within 60 s", out),
             Phase::Adopted | Phase::Started => {
-                self.lose(of, true, "nothing was heard of its worker for 150 s", out);
+                self.lose(of, true, "nothing was heard of its worker for 90 s", out);
             }
             Phase::Reported => {}
         }
