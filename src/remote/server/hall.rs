@@ -277,10 +277,14 @@ impl Hall {
                 };
                 self.on_ended(now, from, derivation, report, out);
             }
-            FromWorker::Gorget { worker: _ } => {
-                if let Some(link) = from.link
-                    && let Some(connection) = self.links.get_mut(&link)
-                {
+            FromWorker::Gorget { worker } => {
+                let Some(link) = from.link else { return };
+                // After a break it says whose the connection is before it has anything else to say.
+                let known = self.workers.contains_key(&worker);
+                if known && !self.bind(now, link, from, &worker, out) {
+                    return;
+                }
+                if let Some(connection) = self.links.get_mut(&link) {
                     connection.ours = true;
                     out.push(Effect::Say(link, ToWorker::Gorget));
                 }

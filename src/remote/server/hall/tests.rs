@@ -314,6 +314,20 @@ fn a_worker_that_reconnects_in_time_keeps_its_build() {
 }
 
 #[test]
+fn a_worker_of_ours_says_whose_a_connection_is() {
+    let mut stage = Stage::building();
+    stage.say(A, r#"(gorget-worker (version 1) (name "w"))"#);
+    stage.close(A);
+    stage.close(B);
+    stage.open(Link(3));
+    let hello = stage.say(Link(3), r#"(gorget-worker (version 1) (name "w"))"#);
+    assert_eq!(hello, [Effect::Say(Link(3), ToWorker::Gorget)]);
+    assert_eq!(stage.pass(100), [], "it is here, though it does not ping");
+    let cancel = ToWorker::Cancel { derivation: DRV.to_owned() };
+    assert_eq!(stage.cancel(7), [Effect::Say(Link(3), cancel)]);
+}
+
+#[test]
 fn nameless_connections_from_its_address_are_waited_for() {
     let mut stage = Stage::building();
     stage.close(A);
