@@ -267,7 +267,7 @@ impl Pen {
             }
             Command::PauseWorker(ref name, paused) => {
                 if !workers::is_known(tx.conn, name)? {
-                    return Err(Error::NotFound(format!("there is no worker {name:.80}")));
+                    return Err(Error::NotFound(format!("worker {name:.80}")));
                 }
                 workers::note(tx, &[Note::Paused(name.clone(), paused)])?;
                 Ok(Changes::default())
