@@ -215,20 +215,8 @@ fn take_in(
             Outcome::Interrupted
         }
     };
-    // Fallback is for what fails half-way, as Cuirass has it.
-    let options = Options {
-        fallback: true,
-        substitute_urls: Some(vec![url.to_owned()]),
-        ..Options::default()
-    };
-    let line = Line::connect(&tools.address, &|| !leash.is_canceled()).map_err(lost)?;
-    let closer = line.closer().map_err(|error| aborted("hold the connection", &error))?;
-    if !leash.take(closer) {
-        return Err(Outcome::Interrupted);
-    }
-    let mut connection = Connection::greet(line, tools.dialect).map_err(lost)?;
-    connection.set_options(&options).map_err(lost)?;
-    connection.be_patient(FETCH).map_err(|error| aborted("set a time-out", &error))?;
+    let plain = Options { fallback: tools.fallback, ..Options::default() };
+    let (Held { mut connection, age, .. }, _) = connect(tools, &plain, leash, &lost, &lost)?;
     let outputs = outputs(&mut connection, &order.derivation, &lost)?;
     let paths: Vec<&str> = outputs.values().map(String::as_str).collect();
     // Nothing collects them before they have their links.
@@ -236,7 +224,19 @@ fn take_in(
         connection.add_temporary_root(path).map_err(lost)?;
     }
     let valid = connection.valid(&paths).map_err(lost)?;
-    for path in paths.iter().filter(|path| !valid.iter().any(|valid| valid == *path)) {
+    let missing: Vec<&&str> =
+        paths.iter().filter(|path| !valid.iter().any(|valid| valid == *path)).collect();
+    if !missing.is_empty() {
+        // Fallback is for what fails half-way, as Cuirass has it.
+        let options = Options {
+            fallback: true,
+            substitute_urls: Some(vec![url.to_owned()]),
+            ..Options::default()
+        };
+        connection.set_options(&options).map_err(lost)?;
+        connection.be_patient(FETCH).map_err(|error| aborted("set a time-out", &error))?;
+    }
+    for path in &missing {
         connection.ensure(path).map_err(|error| match error {
             Error::Refused(why) => {
                 Outcome::Aborted(format!("cannot fetch {path} from {url}: {why}"))
@@ -248,6 +248,10 @@ fn take_in(
     let (products, notes) = products(tools, order, &outputs, leash)?;
     for note in notes {
         log::info!(target: "builder", "build {}: {note}", order.id);
+    }
+    // One that has fetched keeps its worker's address.
+    if leash.release() && missing.is_empty() {
+        tools.idle.put_back(Held { connection, age: age.another(), options: plain });
     }
     Ok(Outcome::Succeeded { outputs, products })
 }
