@@ -464,7 +464,7 @@ fn completions_offer_what_belongs_there() {
         (&["builds", "--status", "fail"], &["failed", "failed-dependency"]),
         (&["--socket", "Cargo.t"], &["Cargo.toml"]),
         (&["--socket", "x", "stat"], &["status"]),
-        (&["pause", ""], &["builds", "evaluations"]),
+        (&["pause", ""], &["builds", "evaluations", "worker"]),
         (&["pause", "--js"], &["--json"]),
         (&["resume", "e"], &["evaluations"]),
         (&["token", "--jobset", "add", "l"], &["list"]),

@@ -419,13 +419,13 @@ pub(crate) const COMMANDS: &[Command] = &[
     client(
         "pause",
         &["[builds|evaluations]", "worker NAME"],
-        "Start no more builds, evaluations, or both; or give a remote worker no more builds.",
+        "Start no more builds or evaluations, or pause a worker.",
         "What runs goes on. It lasts until `resume`, also when the daemon is started again; that of a worker until the worker is.",
     ),
     client(
         "resume",
         &["[builds|evaluations]", "worker NAME"],
-        "Start builds, evaluations, or both again; or give a remote worker builds again.",
+        "Start builds or evaluations again, or a worker.",
         "A worker is paused, too, when ten builds in a row were aborted on it.",
     ),
     Command {

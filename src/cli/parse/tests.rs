@@ -133,7 +133,7 @@ fn mistakes_are_named() {
         ("restart 5 --all", "--all needs --evaluation"),
         ("restart 5 --evaluation 6", "BUILD and --evaluation exclude each other"),
         ("prioritize 5 100", "PRIORITY: expected a number from 0 to 99, found \"100\""),
-        ("pause tests", "WHAT: expected builds or evaluations, found \"tests\""),
+        ("pause tests", "WHAT: expected builds, evaluations or worker, found \"tests\""),
         (
             "token add a king",
             "ROLE: expected trigger, viewer, operator, editor, admin, found \"king\"",
