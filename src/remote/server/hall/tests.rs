@@ -516,7 +516,7 @@ fn what_an_earlier_server_assigned_is_adopted() {
     let mut stage = Stage::new();
     stage.adopt(7);
     assert_eq!(stage.phase(7), Some(Phase::Adopted));
-    stage.pass(100);
+    stage.pass(60);
     stage.open(B);
     stage.say(B, &format!("(worker-ping {})", record("w")));
     assert_eq!(stage.phase(7), Some(Phase::Started));
