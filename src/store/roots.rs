@@ -6,9 +6,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::{Connection, Error};
 use crate::sys::file;
+
+/// Held while a link is made anew.
+static RENEWING: Mutex<()> = Mutex::new(());
 
 /// Why an item is not kept.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ fn make(directory: &Path, item: &str) -> io::Result<PathBuf> {
     }
     // Made anew, so that its age begins anew; renamed into place, so that the item is kept all the time.
     let name = link.file_name().unwrap_or_default().to_string_lossy();
+    // Several builds may have one output, and the name beside it is one.
+    let _one = RENEWING.lock().unwrap_or_else(PoisonError::into_inner);
     let aside = directory.join(format!(".{name}"));
     match fs::remove_file(&aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -75,6 +81,21 @@ pub(crate) fn item(link: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_may_keep_one_item_at_once() {
+        let place = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        make(place.path(), "/gnu/store/a-x").unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn an_item_has_one_link_that_is_made_anew() {
