@@ -10,6 +10,14 @@ pub(crate) fn bytes<const N: usize>() -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
+/// Has C's own generator begin where nobody can guess; to be called before other threads may use it.
+pub(crate) fn seed_c() -> io::Result<()> {
+    let seed = u32::from_ne_bytes(bytes()?);
+    // SAFETY: it takes a number and keeps it.
+    unsafe { libc::srand(seed) };
+    Ok(())
+}
+
 /// Two digits a byte, in lower case.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

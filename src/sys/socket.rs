@@ -105,6 +105,27 @@ pub(crate) fn address(descriptor: RawFd) -> io::Result<IpAddr> {
     Ok(place(&getpeername::<SockaddrStorage>(descriptor)?)?.ip())
 }
 
+/// How many bytes a TCP connection has received.
+pub(crate) fn received(descriptor: RawFd) -> io::Result<u64> {
+    // SAFETY: zero is a value of each of its fields, which are numbers.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).unwrap_or(0);
+    // SAFETY: `info` has room for `length` bytes, and both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            descriptor,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(info.tcpi_bytes_received)
+}
+
 /// Ends a TCP connection that somebody else owns, who closes it then. The descriptor may have become another one's
 /// meanwhile: it must be connected to our `port` by `peer`.
 pub(crate) fn hang_up(descriptor: RawFd, port: u16, peer: IpAddr) -> io::Result<()> {
@@ -214,6 +235,8 @@ mod tests {
         let (pair, _other) = UnixStream::pair().unwrap();
         hang_up(pair.as_raw_fd(), port, here).unwrap_err();
         client.write_all(b"x").unwrap();
+        assert_eq!(served.peek(&mut [0]).unwrap(), 1);
+        assert_eq!(received(served.as_raw_fd()).unwrap(), 1);
         hang_up(served.as_raw_fd(), port, here).unwrap();
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
     }

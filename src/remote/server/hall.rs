@@ -41,6 +41,13 @@ const REUNION: Duration = Duration::from_secs(75);
 /// Without a word from a worker, whose pings come once a minute.
 const SILENCE: Duration = Duration::from_secs(120);
 
+/// Between two news that a worker lives: pings come once a minute.
+const SEEN: Duration = Duration::from_secs(10);
+
+/// Beyond a build's time limit, for what has to be fetched, or built, before it: a worker's loop that died may leave its
+/// pings behind.
+const LATE: Duration = Duration::from_secs(24 * 3600);
+
 /// For the worker of an adopted assignment to be heard of: a ping and some.
 const ADOPTION: Duration = Duration::from_secs(90);
 
@@ -110,10 +117,12 @@ struct Worker {
     gone: Option<Instant>,
     /// The connection on which it waits for work.
     request: Option<Link>,
-    /// What it has to build.
-    task: Option<Try>,
+    /// What it has to build; or, of what an earlier server gave it, all of which nobody knows the end.
+    tasks: Vec<Try>,
     /// When it is next looked at.
     look: Instant,
+    /// When those who listen were last told that it lives.
+    told: Instant,
 }
 
 #[derive(Debug)]
@@ -124,6 +133,10 @@ struct Assignment {
     /// The connection on which it was sent, while that is open.
     link: Option<Link>,
     report: Option<Report>,
+    /// Why it is about to be reported as failed.
+    fault: Option<(Fault, String)>,
+    /// When it must have ended, counted from its begin; `None` for no limit.
+    limit: Option<Duration>,
     /// Nobody wants it any more: nothing is told of it.
     canceled: bool,
     /// A log is being received.
@@ -194,17 +207,19 @@ impl Hall {
             worker.request = None;
             out.push(Effect::Tell(Event::Withdrawn { worker: name.clone() }));
         }
-        let task = worker.task;
+        let tasks = worker.tasks.clone();
         if worker.links.is_empty() {
             worker.gone = Some(now);
             self.look(&name, now + GRACE);
         }
-        let Some(of) = task else { return };
-        let Some(assignment) = self.assignments.get_mut(&of) else { return };
-        if assignment.link == Some(link) {
-            assignment.link = None;
-            if assignment.phase == Phase::Sent {
-                self.lose(of, false, "its connection broke before it had begun", out);
+        for of in tasks {
+            if let Some(assignment) = self.assignments.get_mut(&of)
+                && assignment.link == Some(link)
+            {
+                assignment.link = None;
+                if assignment.phase == Phase::Sent {
+                    self.lose(of, false, "its connection broke before it had begun", out);
+                }
             }
         }
     }
@@ -267,10 +282,9 @@ impl Hall {
                 self.on_ended(now, from, derivation, report, out);
             }
             FromWorker::Failed { derivation, url: _ } => {
-                let fault = from.link.and_then(|link| self.links.get_mut(&link)?.fault.take());
-                let said = fault.filter(|(of, _, _)| *of == derivation);
+                let said = self.fault(from, &derivation);
                 let report = match said {
-                    Some((_, fault, why)) => {
+                    Some((fault, why)) => {
                         Report::Failed { fault: fault.word().to_owned(), why: Some(why) }
                     }
                     None => Report::Failed { fault: Fault::Failed.word().to_owned(), why: None },
@@ -287,14 +301,14 @@ impl Hall {
                 if let Some(connection) = self.links.get_mut(&link) {
                     connection.ours = true;
                     out.push(Effect::Say(link, ToWorker::Gorget));
+                    self.cancel_again(link, out);
                 }
             }
             FromWorker::Fault { derivation, fault, why } => {
-                if let Some(link) = from.link
-                    && let Some(connection) = self.links.get_mut(&link)
-                {
-                    connection.fault = Some((derivation, fault, check::cut(why)));
+                if !check::is_derivation(&derivation) {
+                    return self.refuse(now.instant, from, "expected a derivation", out);
                 }
+                self.on_fault(from, derivation, fault, check::cut(why));
             }
         }
     }
@@ -311,8 +325,7 @@ impl Hall {
                 return;
             }
             self.hear(&name, now);
-            let (worker, time) = (name.clone(), now.wall.0);
-            out.push(Effect::Tell(Event::WorkerSeen { worker, time }));
+            self.tell_seen(&name, now, out);
         } else if self.workers.len() >= MAX_WORKERS {
             let why = format!("{MAX_WORKERS} workers are here, and {name} is one too many");
             return self.refuse(now.instant, from, &why, out);
@@ -329,8 +342,9 @@ impl Hall {
                 links: BTreeSet::new(),
                 gone: None,
                 request: None,
-                task: self.adopted(&name),
+                tasks: self.adopted(&name),
                 look: now.instant,
+                told: now.instant,
             };
             self.workers.insert(name.clone(), worker);
             self.bind(now, link, from, &name, out);
@@ -374,8 +388,8 @@ impl Hall {
         }
         self.hear(&name, now);
         let Some(worker) = self.workers.get(&name) else { return };
-        if let Some(of) = worker.task {
-            let Some(assignment) = self.assignments.get(&of) else { return };
+        for of in worker.tasks.clone() {
+            let Some(assignment) = self.assignments.get(&of) else { continue };
             if assignment.link == Some(link) {
                 // A worker reports a build before it asks again: this is a repetition of its earlier request.
                 return;
@@ -421,6 +435,17 @@ impl Hall {
     fn hear(&mut self, name: &str, now: Now) {
         if let Some(worker) = self.workers.get_mut(name) {
             (worker.heard, worker.seen) = (now.instant, now.wall);
+        }
+    }
+
+    /// Tells that a worker lives, though it may say so as often as it likes.
+    fn tell_seen(&mut self, name: &str, now: Now, out: &mut Out) {
+        if let Some(worker) = self.workers.get_mut(name)
+            && worker.told + SEEN <= now.instant
+        {
+            worker.told = now.instant;
+            let (worker, time) = (name.to_owned(), now.wall.0);
+            out.push(Effect::Tell(Event::WorkerSeen { worker, time }));
         }
     }
 
@@ -480,11 +505,16 @@ impl Hall {
         }
         let (worker_name, why_gone) = (name.to_owned(), why.to_owned());
         out.push(Effect::Tell(Event::WorkerLeft { worker: worker_name, why: why_gone }));
-        if let Some(of) = worker.task {
+        for of in worker.tasks {
             let phase = self.assignments.get(&of).map(|assignment| assignment.phase);
             let why = format!("worker {name} is gone: {why}");
             self.lose(of, phase != Some(Phase::Sent), &why, out);
         }
+    }
+
+    /// Whether a worker is at this address.
+    pub(super) fn is_home(&self, address: IpAddr) -> bool {
+        self.workers.values().any(|worker| worker.address == address)
     }
 
     fn view(&self, name: &str) -> Option<WorkerView> {
@@ -496,7 +526,7 @@ impl Hall {
             systems: worker.systems.clone(),
             last_seen: worker.seen.0,
             requesting: worker.request.is_some(),
-            build: worker.task.map(|of| of.build.0),
+            build: worker.tasks.last().map(|of| of.build.0),
         })
     }
 

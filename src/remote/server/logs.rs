@@ -12,7 +12,7 @@ mod file;
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::router::{Handle, Message};
+use super::router::{Answer, Handle, Message};
 use crate::actor::{Gone, Spawner, Stop};
 use crate::proto::remote::log::{GREETING, read_header};
 use crate::sys::{clock, poll};
@@ -32,6 +32,9 @@ pub(super) use file::create;
 
 /// Logs that are received at once: half of what workers can be here.
 const MAX_CONNECTIONS: usize = 1024;
+
+/// Logs of one machine at once: one for each build that it runs.
+const MAX_OF_ONE: usize = 256;
 
 /// For the header: workers send it at once, in small pieces.
 const HEADER: Duration = Duration::from_secs(10);
@@ -95,7 +98,7 @@ struct Acceptor {
     max_size: u64,
     threads: Spawner,
     /// For hanging up at the stop; also those that have ended since the last one came.
-    streams: HashMap<u64, Arc<TcpStream>>,
+    streams: HashMap<u64, (Arc<TcpStream>, IpAddr)>,
     ended: Sender<u64>,
     ends: Receiver<u64>,
     next: u64,
@@ -105,7 +108,7 @@ impl Acceptor {
     fn run(mut self) -> Result<(), Gone> {
         loop {
             match self.listener.accept() {
-                Ok((stream, _)) => self.accepted(stream),
+                Ok((stream, peer)) => self.accepted(stream, peer.ip()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.rest(PollFlags::POLLIN, None)? {
                         break;
@@ -120,7 +123,7 @@ impl Acceptor {
                 }
             }
         }
-        for stream in self.streams.values() {
+        for (stream, _) in self.streams.values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
         Ok(())
@@ -138,12 +141,16 @@ impl Acceptor {
     }
 
     /// Beyond the bound a connection is closed: its worker builds on without a log.
-    fn accepted(&mut self, stream: TcpStream) {
+    fn accepted(&mut self, stream: TcpStream, address: IpAddr) {
         for number in self.ends.try_iter() {
             self.streams.remove(&number);
         }
         if self.streams.len() >= MAX_CONNECTIONS {
             log::warn!(target: "logs", "{MAX_CONNECTIONS} logs are being received: one more is not");
+            return;
+        }
+        if self.streams.values().filter(|(_, from)| *from == address).count() >= MAX_OF_ONE {
+            log::warn!(target: "logs", "{MAX_OF_ONE} logs come from {address}: one more is not received");
             return;
         }
         let number = self.next;
@@ -163,7 +170,7 @@ impl Acceptor {
             let _ = ended.try_send(number);
         };
         match self.threads.small(&format!("logs/{number}"), move |_| connection.serve(), end) {
-            Ok(()) => drop(self.streams.insert(number, stream)),
+            Ok(()) => drop(self.streams.insert(number, (stream, address))),
             Err(error) => log::warn!(target: "logs", "no thread for a log: {error}"),
         }
     }
@@ -185,10 +192,17 @@ impl Connection {
                 return Ok(());
             }
         };
-        let Some(permit) = self.router.log(derivation.clone(), address)? else {
-            log::debug!(target: "logs", "a log from {address} that nobody waits for: {derivation:.300}");
-            self.receive(None);
-            return Ok(());
+        let permit = match self.router.log(derivation.clone(), address)? {
+            Answer::Write(permit) => permit,
+            Answer::Drain => {
+                log::debug!(target: "logs", "a log from {address} that nobody waits for: {derivation:.300}");
+                self.receive(None);
+                return Ok(());
+            }
+            Answer::Close => {
+                log::debug!(target: "logs", "a log from {address}, where no worker is: {derivation:.300}");
+                return Ok(());
+            }
         };
         let log = Log::open(&permit.path, self.max_size);
         let log = log.map_err(|error| {

@@ -13,6 +13,13 @@ use std::net::IpAddr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Link(pub(super) u64);
 
+/// Bytes that a connection may have sent before its first message is read: libzmq bounds frames and whole messages, but one
+/// message may have frames without end, of which nothing is told until that comes.
+const UNREAD: u64 = 256 * 1024;
+
+/// Bytes of what libzmq says by itself between two surveys, many times over.
+const HEARTBEATS: u64 = 256;
+
 /// What ROUTER calls a peer: five bytes of its own, or what the peer says.
 pub(super) type Identity = Box<[u8]>;
 
@@ -22,6 +29,9 @@ struct Open {
     address: IpAddr,
     /// Known from its first message on.
     identity: Option<Identity>,
+    /// Bytes of the messages that it sent.
+    read: u64,
+    surveys: u64,
     /// One that claimed the descriptor with what it had sent before its end.
     former: Option<Identity>,
 }
@@ -51,7 +61,10 @@ impl Peers {
         let link = self.number();
         news.push(News::Opened(link, address));
         self.descriptors.insert(link, descriptor);
-        self.open.insert(descriptor, Open { link, address, identity: None, former: None });
+        self.open.insert(
+            descriptor,
+            Open { link, address, identity: None, read: 0, surveys: 0, former: None },
+        );
     }
 
     pub(super) fn disconnected(&mut self, descriptor: i32, news: &mut Vec<News>) {
@@ -89,9 +102,24 @@ impl Peers {
         news.push(News::Opened(link, address));
         self.descriptors.insert(link, descriptor);
         let open = self.open.get_mut(&descriptor)?;
-        open.link = link;
+        (open.link, open.read) = (link, 0);
         open.former = open.identity.replace(identity.into());
         Some(link)
+    }
+
+    /// A connection has sent a message of so many bytes.
+    pub(super) fn count(&mut self, link: Link, bytes: usize) {
+        if let Some(open) = self.descriptors.get(&link).and_then(|d| self.open.get_mut(d)) {
+            open.read += u64::try_from(bytes).unwrap_or(u64::MAX);
+        }
+    }
+
+    /// All that are open, with the descriptor and how many bytes each may have received by now; asked every few seconds.
+    pub(super) fn survey(&mut self) -> impl Iterator<Item = (Link, i32, u64)> {
+        self.open.iter_mut().map(|(descriptor, open)| {
+            open.surveys += 1;
+            (open.link, *descriptor, UNREAD + 2 * open.read + HEARTBEATS * open.surveys)
+        })
     }
 
     /// Where to send what is for a connection.
@@ -160,6 +188,18 @@ mod tests {
         assert_eq!(peers.sender(b"a", 7, &mut vec![]), None);
         assert_eq!(peers.sender(b"b", 7, &mut vec![]), Some(Link(3)));
         assert_eq!(peers.identity(Link(3)), Some(b"b".as_slice()));
+    }
+
+    #[test]
+    fn who_is_read_may_send_more() {
+        let mut peers = Peers::default();
+        peers.accepted(7, HERE, &mut vec![]);
+        let link = peers.sender(b"a", 7, &mut vec![]).unwrap();
+        let mut allowed = || peers.survey().next().map(|(_, _, bytes)| bytes).unwrap();
+        let (first, second) = (allowed(), allowed());
+        assert!(first > UNREAD && second > first);
+        peers.count(link, 1000);
+        assert!(peers.survey().next().unwrap().2 >= second + 2000);
     }
 
     #[test]

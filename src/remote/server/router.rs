@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, SendError, Sender, TrySendError, bounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::Serialize;
 
@@ -38,6 +38,9 @@ const TURN: usize = 16;
 /// Connections at once: two for each worker there may be, and some that are on their way out.
 const MAX_CONNECTIONS: usize = 4608;
 
+/// How often it is looked whether a peer fills our memory with a message that does not end.
+const SURVEY: Duration = Duration::from_secs(5);
+
 /// Between two lines of the log about peers that say nonsense.
 const COMPLAINT: Duration = Duration::from_secs(10);
 
@@ -46,8 +49,17 @@ pub(super) enum Message {
     Opened { number: Number, stream: Arc<UnixStream>, lines: Sender<String>, pid: i32 },
     Said { number: Number, command: Result<Command, Failure> },
     Closed(Number),
-    Log { derivation: String, address: IpAddr, reply: Sender<Option<Permit>> },
+    Log { derivation: String, address: IpAddr, reply: Sender<Answer> },
     LogEnded(Try),
+}
+
+/// What becomes of a log that begins.
+pub(super) enum Answer {
+    Write(Permit),
+    /// Nobody wants it, and its worker must not be stopped by that.
+    Drain,
+    /// No worker is at that address.
+    Close,
 }
 
 #[derive(Clone)]
@@ -76,7 +88,7 @@ impl Handle {
     }
 
     /// Whether a log may come from there, and where it goes.
-    pub(super) fn log(&self, derivation: String, address: IpAddr) -> Result<Option<Permit>, Gone> {
+    pub(super) fn log(&self, derivation: String, address: IpAddr) -> Result<Answer, Gone> {
         let (reply, answer) = bounded(1);
         self.send(Message::Log { derivation, address, reply })?;
         Ok(answer.recv_timeout(PATIENCE)?)
@@ -151,6 +163,7 @@ impl Bound {
             ports,
             complained: None,
             unsaid: 0,
+            survey: clock::now() + SURVEY,
         };
         threads.essential("router", move |stop| router.run(&inbox, &stop))?;
         let wake = move |stop: Stop| {
@@ -172,13 +185,18 @@ struct Router {
     /// When the last complaint about a peer was logged, and how many were not.
     complained: Option<Instant>,
     unsaid: usize,
+    /// When unread bytes are next looked at.
+    survey: Instant,
 }
 
 impl Router {
     fn run(mut self, inbox: &Receiver<Message>, stop: &Stop) -> Result<(), Gone> {
         let mut more = false;
         loop {
-            let deadline = if more { Some(clock::now()) } else { self.hall.deadline() };
+            let deadline = match more {
+                true => Some(clock::now()),
+                false => self.deadline(),
+            };
             if let Err(error) = self.wire.wait(deadline) {
                 log::error!(target: "router", "cannot wait for workers: {error}");
                 return Err(Gone);
@@ -236,10 +254,17 @@ impl Router {
             Message::Closed(number) => self.desk.close(number),
             Message::Log { derivation, address, reply } => {
                 let mut out = Vec::new();
-                let permit = self.hall.on_log(&derivation, address, &mut out);
+                let permit = self.hall.on_log(clock::now(), &derivation, address, &mut out);
                 self.perform(out);
-                // Who asked may have gone.
-                let _ = reply.send(permit);
+                let answer = match permit {
+                    Some(permit) => Answer::Write(permit),
+                    None if self.hall.is_home(address) => Answer::Drain,
+                    None => Answer::Close,
+                };
+                // Whoever asked may have waited for too long: another log may come.
+                if let Err(SendError(Answer::Write(permit))) = reply.send(answer) {
+                    self.hall.on_log_end(permit.of);
+                }
             }
             Message::LogEnded(of) => self.hall.on_log_end(of),
         }
@@ -354,6 +379,9 @@ impl Router {
         let link = self.peers.sender(&frames.identity, frames.descriptor, &mut news);
         self.on_news(news);
         let now = Now { instant: clock::now(), wall: clock::wall() };
+        if let Some(link) = link {
+            self.peers.count(link, frames.bytes);
+        }
         let from = From { link, address: frames.address };
         let mut out = Vec::new();
         match &frames.payload {
@@ -365,8 +393,32 @@ impl Router {
         self.perform(out);
     }
 
+    fn deadline(&self) -> Option<Instant> {
+        let survey = (self.peers.len() > 0).then_some(self.survey);
+        self.hall.deadline().into_iter().chain(survey).min()
+    }
+
+    /// Hangs up on those whose messages do not end.
+    fn survey(&mut self) {
+        let endless: Vec<Link> = self
+            .peers
+            .survey()
+            // It may have ended already.
+            .filter(|(_, descriptor, most)| socket::received(*descriptor).is_ok_and(|n| n > *most))
+            .map(|(link, _, _)| link)
+            .collect();
+        for link in endless {
+            self.complain(link, "a message that does not end");
+            self.hang_up(link);
+        }
+    }
+
     fn on_time(&mut self) {
         let now = clock::now();
+        if self.survey <= now {
+            self.survey = now + SURVEY;
+            self.survey();
+        }
         if self.hall.deadline().is_some_and(|deadline| deadline <= now) {
             let mut out = Vec::new();
             self.hall.on_deadline(now, &mut out);

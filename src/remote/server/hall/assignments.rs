@@ -1,19 +1,24 @@
 //! What becomes of an assignment: sent or adopted, started, reported, settled; canceled or lost.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::strays::Said;
-use super::{ADOPTION, Assignment, BEGIN, Effect, From, Hall, Link, Now, Out, Timer, check};
+use super::{ADOPTION, Assignment, BEGIN, Effect, From, Hall, LATE, Link, Now, Out, Timer, check};
 use crate::proto::control::{Failure, FailureKind};
 use crate::proto::remote::link::{Adopt, Assign, AssignmentView, Event, Phase, Report, Try};
-use crate::proto::remote::{Build, MAX_REPLY, ToWorker};
+use crate::proto::remote::{Build, Fault, MAX_REPLY, ToWorker};
 
 /// Where a log may be written to.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::remote::server) struct Permit {
     pub(in crate::remote::server) of: Try,
     pub(in crate::remote::server) path: PathBuf,
+}
+
+/// A time limit; 0 is none.
+fn seconds(seconds: i64) -> Option<Duration> {
+    u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
 }
 
 fn conflict<T>(message: String) -> Result<T, Failure> {
@@ -53,13 +58,16 @@ impl Hall {
             let message = format!("assign: expected a message of at most {MAX_REPLY} bytes");
             return Err(Failure::syntax(message));
         }
-        (worker.request, worker.task) = (None, Some(of));
+        worker.request = None;
+        worker.tasks.push(of);
         let assignment = Assignment {
             worker: name,
             derivation,
             phase: Phase::Sent,
             link: Some(link),
             report: None,
+            fault: None,
+            limit: seconds(timeout).map(|timeout| timeout + LATE),
             canceled: false,
             logging: false,
             adopted: false,
@@ -93,14 +101,18 @@ impl Hall {
             None if worker.is_some() => (Phase::Started, None),
             None => (Phase::Adopted, None),
         };
+        // Of several that were adopted it builds one, and has reported the others, which died with who was told.
+        let given = |of: &Try| self.assignments.get(of).is_some_and(|other| !other.adopted);
         let (wants, busy) =
-            worker.map_or((false, false), |w| (w.request.is_some(), w.task.is_some()));
+            worker.map_or((false, false), |w| (w.request.is_some(), w.tasks.iter().any(given)));
         let assignment = Assignment {
             worker: name.clone(),
             derivation,
             phase,
             link: None,
             report: report.clone(),
+            fault: None,
+            limit: None,
             canceled: false,
             logging: false,
             adopted: true,
@@ -118,7 +130,7 @@ impl Hall {
         } else if busy {
             self.lose(of, false, "its worker builds something else", out);
         } else if let Some(worker) = self.workers.get_mut(&name) {
-            worker.task = Some(of);
+            worker.tasks.push(of);
         } else {
             // Whoever said that it had begun has not said yet that it lives.
             self.due(of, Some(now + ADOPTION));
@@ -156,6 +168,47 @@ impl Hall {
         }
     }
 
+    /// Says again what a worker of ours may have missed while it was not connected.
+    pub(super) fn cancel_again(&mut self, link: Link, out: &mut Out) {
+        let name = self.links.get(&link).and_then(|connection| connection.worker.as_deref());
+        let worker = name.and_then(|name| self.workers.get(name));
+        for of in worker.into_iter().flat_map(|worker| &worker.tasks) {
+            if let Some(assignment) = self.assignments.get(of)
+                && assignment.canceled
+            {
+                let derivation = assignment.derivation.clone();
+                out.push(Effect::Say(link, ToWorker::Cancel { derivation }));
+            }
+        }
+    }
+
+    /// A worker of ours says why a build is about to fail. Its connection may have ended since.
+    pub(super) fn on_fault(&mut self, from: From, derivation: String, fault: Fault, why: String) {
+        let sender = self.sender(from);
+        let of = self.reported(&derivation, sender.as_deref(), from);
+        if let Some(assignment) = of.and_then(|of| self.assignments.get_mut(&of)) {
+            assignment.fault = Some((fault, why));
+        } else if let Some(connection) = from.link.and_then(|link| self.links.get_mut(&link)) {
+            connection.fault = Some((derivation, fault, why));
+        }
+    }
+
+    /// What was said last of why this is failing.
+    pub(super) fn fault(&mut self, from: From, derivation: &str) -> Option<(Fault, String)> {
+        let sender = self.sender(from);
+        let of = self.reported(derivation, sender.as_deref(), from);
+        if let Some(fault) = of.and_then(|of| self.assignments.get_mut(&of)?.fault.take()) {
+            return Some(fault);
+        }
+        let (of, fault, why) = self.links.get_mut(&from.link?)?.fault.take()?;
+        (of == derivation).then_some((fault, why))
+    }
+
+    /// Who sent a message, if its connection is open and has said whose it is.
+    fn sender(&self, from: From) -> Option<String> {
+        self.links.get(&from.link?)?.worker.clone()
+    }
+
     /// The connection on which a worker of ours listens: that of its build, or after a break one that has said that it is
     /// ours.
     fn reach(&self, worker: &str, sent: Option<Link>) -> Option<Link> {
@@ -164,16 +217,18 @@ impl Hall {
         sent.into_iter().chain(links.into_iter().flatten().copied()).find(ours)
     }
 
-    /// The adopted assignment of a worker that has just been heard of.
-    pub(super) fn adopted(&mut self, worker: &str) -> Option<Try> {
+    /// The adopted assignments of a worker that has just been heard of.
+    pub(super) fn adopted(&mut self, worker: &str) -> Vec<Try> {
         let is = |a: &Assignment| a.worker == worker && a.phase != Phase::Reported;
-        let of =
-            self.assignments.iter().find(|(_, assignment)| is(assignment)).map(|(of, _)| *of)?;
-        if let Some(assignment) = self.assignments.get_mut(&of) {
-            assignment.phase = Phase::Started;
+        let mine = self.assignments.iter().filter(|(_, assignment)| is(assignment));
+        let tries: Vec<Try> = mine.map(|(of, _)| *of).collect();
+        for of in &tries {
+            if let Some(assignment) = self.assignments.get_mut(of) {
+                assignment.phase = Phase::Started;
+            }
+            self.due(*of, None);
         }
-        self.due(of, None);
-        Some(of)
+        tries
     }
 
     pub(super) fn on_started(
@@ -202,7 +257,7 @@ impl Hall {
         let mine = |of: &Try| self.assignments.get(of).is_some_and(|a| a.worker == name);
         let of = self.of_derivation(&derivation).find(mine);
         match of {
-            Some(of) => self.start(of, out),
+            Some(of) => self.start(now.instant, of, out),
             None => {
                 let who = (Some(name), from.address);
                 self.strays.keep(now.instant, derivation, who, Said::Started);
@@ -211,7 +266,7 @@ impl Hall {
     }
 
     /// An assignment that was sent has begun.
-    fn start(&mut self, of: Try, out: &mut Out) {
+    fn start(&mut self, now: Instant, of: Try, out: &mut Out) {
         let log = self.log(of);
         let Some(assignment) = self.assignments.get_mut(&of) else { return };
         match assignment.phase {
@@ -225,7 +280,8 @@ impl Hall {
         }
         assignment.phase = Phase::Started;
         let canceled = assignment.canceled;
-        self.due(of, None);
+        let due = assignment.limit.map(|limit| now + limit);
+        self.due(of, due);
         if !canceled {
             out.push(Effect::Create(log.clone()));
             let log = log.display().to_string();
@@ -244,14 +300,14 @@ impl Hall {
         if !check::is_derivation(&derivation) {
             return self.refuse(now.instant, from, "expected a derivation", out);
         }
-        let sender = from.link.and_then(|link| self.links.get(&link)?.worker.clone());
+        let sender = self.sender(from);
         let Some(of) = self.reported(&derivation, sender.as_deref(), from) else {
             let who = (sender, from.address);
             self.strays.keep(now.instant, derivation, who, Said::Ended(report));
             return;
         };
         // One that has not said that it begins has done so all the same.
-        self.start(of, out);
+        self.start(now.instant, of, out);
         self.due(of, None);
         let Some(assignment) = self.assignments.get_mut(&of) else { return };
         let name = assignment.worker.clone();
@@ -259,7 +315,7 @@ impl Hall {
         assignment.report = Some(report.clone());
         let canceled = assignment.canceled;
         if let Some(worker) = self.workers.get_mut(&name) {
-            worker.task = worker.task.filter(|task| *task != of);
+            worker.tasks.retain(|task| *task != of);
         }
         // Of a connection that has not said whose it is, another loop of the same machine may have reported.
         if sender.is_some() {
@@ -291,6 +347,7 @@ impl Hall {
     /// the worker's own word of it still be on its way.
     pub(in crate::remote::server) fn on_log(
         &mut self,
+        now: Instant,
         derivation: &str,
         address: std::net::IpAddr,
         out: &mut Out,
@@ -304,7 +361,7 @@ impl Hall {
                 && !assignment.logging
         };
         let of = self.of_derivation(derivation).find(fits)?;
-        self.start(of, out);
+        self.start(now, of, out);
         self.assignments.get_mut(&of)?.logging = true;
         Some(Permit { of, path: self.log(of) })
     }
@@ -320,6 +377,14 @@ impl Hall {
         assignment.due = None;
         match assignment.phase {
             Phase::Sent => self.lose(of, false, "its worker did not begin within 60 s", out),
+            Phase::Started if assignment.limit.is_some() => {
+                self.lose(
+                    of,
+                    true,
+                    "its worker lives and says nothing of it, a day after its time limit",
+                    out,
+                );
+            }
             Phase::Adopted | Phase::Started => {
                 self.lose(of, true, "nothing was heard of its worker for 90 s", out);
             }
@@ -331,7 +396,7 @@ impl Hall {
     pub(super) fn lose(&mut self, of: Try, started: bool, why: &str, out: &mut Out) {
         let Some(assignment) = self.remove(of) else { return };
         if let Some(worker) = self.workers.get_mut(&assignment.worker) {
-            worker.task = worker.task.filter(|task| *task != of);
+            worker.tasks.retain(|task| *task != of);
         }
         if !assignment.canceled {
             let (build, attempt, why) = (of.build.0, of.attempt, why.to_owned());

@@ -17,6 +17,9 @@ const MAX_SYSTEMS: usize = 64;
 /// Letters of a reason that a worker gives.
 const MAX_WHY: usize = 1000;
 
+/// Letters of the place where results are: an address and a port, many times over.
+const MAX_URL: usize = 200;
+
 /// Letters of a derivation's file name: a store name of 211 in a long store directory.
 const MAX_DERIVATION: usize = 512;
 
@@ -60,7 +63,10 @@ pub(super) fn cut(why: String) -> String {
 }
 
 /// A success is believed of the machine that says it.
-pub(super) fn success(url: String, address: IpAddr) -> Report {
+pub(super) fn success(mut url: String, address: IpAddr) -> Report {
+    if url.len() > MAX_URL {
+        url = url.chars().take(MAX_URL).chain("…".chars()).collect();
+    }
     let host = url.strip_prefix("http://").and_then(|rest| {
         let (place, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (host, port) = place.rsplit_once(':')?;
@@ -71,7 +77,7 @@ pub(super) fn success(url: String, address: IpAddr) -> Report {
     if host == Some(address) {
         return Report::Succeeded { url };
     }
-    let why = format!("expected results at http://{address}:PORT, found {url:.100?}");
+    let why = format!("expected results at http://{address}:PORT, found {url:?}");
     Report::Failed { fault: Fault::Aborted.word().to_owned(), why: Some(why) }
 }
 

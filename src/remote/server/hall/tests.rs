@@ -199,9 +199,10 @@ fn a_build_from_the_first_word_to_the_last() {
     let joined = Effect::Tell(Event::WorkerJoined { worker });
     assert_eq!(stage.say(A, &format!("(worker-ready {})", record("w"))), [joined]);
     stage.open(B);
-    stage.pass(3);
-    let seen = Effect::Tell(Event::WorkerSeen { worker: "w".to_owned(), time: 1_000_003 });
+    stage.pass(10);
+    let seen = Effect::Tell(Event::WorkerSeen { worker: "w".to_owned(), time: 1_000_010 });
     assert_eq!(stage.say(B, &format!("(worker-ping {})", record("w"))), [seen]);
+    assert_eq!(stage.say(B, &format!("(worker-ping {})", record("w"))), [], "it was told just now");
     assert_eq!(stage.say(A, r#"(worker-request-work "w")"#), [requested()]);
     let build = remote::Build {
         derivation: DRV.to_owned(),
@@ -414,6 +415,29 @@ fn failures_say_what_our_workers_know() {
 }
 
 #[test]
+fn a_fault_outlives_its_connection() {
+    let mut stage = Stage::building();
+    stage.say(A, &format!(r#"(build-fault (drv "{DRV}") (fault "aborted") (why "no space"))"#));
+    stage.close(A);
+    let why = Some("no space".to_owned());
+    let report = Report::Failed { fault: "aborted".to_owned(), why };
+    let from = From { link: None, address: address() };
+    assert_eq!(stage.say_from(from, &failed(DRV)), [reported(7, report)]);
+}
+
+#[test]
+fn a_worker_that_only_pings_loses_its_build_a_day_after_its_time_limit() {
+    let mut stage = Stage::building();
+    let mut told = Vec::new();
+    while lost(&told).is_empty() {
+        stage.say(B, &format!("(worker-ping {})", record("w")));
+        told = stage.pass(100);
+    }
+    assert_eq!(lost(&told), [(7, true)]);
+    assert_eq!(stage.seconds, 72_000 + 24 * 3600);
+}
+
+#[test]
 fn a_success_elsewhere_is_not_believed() {
     let mut stage = Stage::building();
     let text = succeeded(DRV).replace("10.0.0.2", "10.0.0.9");
@@ -424,6 +448,15 @@ fn a_success_elsewhere_is_not_believed() {
     };
     assert_eq!(fault, "aborted");
     assert!(why.as_ref().unwrap().contains("10.0.0.9"));
+    // Nor is anything of this length one.
+    let mut stage = Stage::building();
+    let told = stage.say(A, &succeeded(DRV).replace(URL, &format!("{URL}/{}", "x".repeat(10_000))));
+    let [Effect::Tell(Event::Reported { report: Report::Failed { why: Some(why), .. }, .. })] =
+        &told[..]
+    else {
+        panic!("{told:?}");
+    };
+    assert!(why.len() < 400, "{why}");
 }
 
 #[test]
@@ -465,7 +498,13 @@ fn a_canceled_build_is_stopped_where_that_can_be() {
     let cancel = ToWorker::Cancel { derivation: DRV.to_owned() };
     assert_eq!(stage.cancel(7), [Effect::Say(A, cancel)]);
     assert_eq!(stage.cancel(7), [], "once");
-    assert_eq!(stage.say(A, &failed(DRV)), []);
+    // The word may have been lost with the connection.
+    stage.close(A);
+    stage.open(Link(3));
+    let said = stage.say(Link(3), r#"(gorget-worker (version 1) (name "w"))"#);
+    let cancel = ToWorker::Cancel { derivation: DRV.to_owned() };
+    assert_eq!(said, [Effect::Say(Link(3), ToWorker::Gorget), Effect::Say(Link(3), cancel)]);
+    assert_eq!(stage.say(Link(3), &failed(DRV)), []);
     assert_eq!(stage.cancel(8), [], "none of that number");
     // A worker that is lost with it is told of alone.
     let mut stage = Stage::building();
@@ -544,6 +583,32 @@ fn what_an_earlier_server_assigned_is_adopted() {
 }
 
 #[test]
+fn of_several_that_are_adopted_none_is_lost_before_its_worker_shows_which_it_builds() {
+    for order in [[(7, DRV), (8, OTHER)], [(8, OTHER), (7, DRV)]] {
+        let mut stage = Stage::with_worker();
+        for (build, derivation) in order {
+            let (worker, derivation) = ("w".to_owned(), derivation.to_owned());
+            let adopt = Adopt { of: of(build), worker, derivation };
+            let (now, mut out) = (stage.now(), Vec::new());
+            stage.hall.adopt(now, adopt, &mut out).unwrap();
+            assert_eq!(out, []);
+        }
+        assert_eq!(stage.say(A, &succeeded(OTHER)), [reported(8, success())]);
+        let told = stage.say(A, r#"(worker-request-work "w")"#);
+        assert_eq!(lost(&told), [(7, false)], "that end died with an earlier server");
+        assert_eq!(told[1..], [requested()]);
+    }
+    // All of them are lost with their worker.
+    let mut stage = Stage::new();
+    stage.adopt(7);
+    stage.adopt(8);
+    stage.open(B);
+    stage.say(B, &format!("(worker-ping {})", record("w")));
+    stage.close(B);
+    assert_eq!(lost(&stage.pass(10)), [(7, true), (8, true)]);
+}
+
+#[test]
 fn what_is_said_of_unknown_builds_is_kept_for_a_while() {
     let mut stage = Stage::with_worker();
     stage.say(A, &succeeded(DRV));
@@ -619,21 +684,21 @@ fn logs_come_from_the_worker_that_builds() {
     let mut stage = Stage::with_worker();
     stage.say(A, r#"(worker-request-work "w")"#);
     let mut out = Vec::new();
-    assert_eq!(stage.hall.on_log(DRV, address(), &mut out), None);
+    assert_eq!(stage.hall.on_log(stage.now(), DRV, address(), &mut out), None);
     stage.assign(7, DRV).unwrap();
-    assert_eq!(stage.hall.on_log(DRV, "10.0.0.3".parse().unwrap(), &mut out), None);
+    assert_eq!(stage.hall.on_log(stage.now(), DRV, "10.0.0.3".parse().unwrap(), &mut out), None);
     assert_eq!(out, []);
     // It overtook the word that the build has begun.
     let permit = Permit { of: of(7), path: "/c/remote/7-1.gz".into() };
-    assert_eq!(stage.hall.on_log(DRV, address(), &mut out), Some(permit));
+    assert_eq!(stage.hall.on_log(stage.now(), DRV, address(), &mut out), Some(permit));
     assert!(matches!(out[..], [Effect::Create(_), Effect::Tell(Event::Started { .. })]));
     assert_eq!(stage.say(A, &started(DRV)), []);
-    assert_eq!(stage.hall.on_log(DRV, address(), &mut out), None, "one at a time");
+    assert_eq!(stage.hall.on_log(stage.now(), DRV, address(), &mut out), None, "one at a time");
     stage.hall.on_log_end(of(7));
-    assert!(stage.hall.on_log(DRV, address(), &mut out).is_some());
+    assert!(stage.hall.on_log(stage.now(), DRV, address(), &mut out).is_some());
     stage.hall.on_log_end(of(7));
     stage.say(A, &succeeded(DRV));
-    assert_eq!(stage.hall.on_log(DRV, address(), &mut out), None);
+    assert_eq!(stage.hall.on_log(stage.now(), DRV, address(), &mut out), None);
 }
 
 #[test]

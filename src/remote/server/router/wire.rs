@@ -15,7 +15,7 @@ use zmq::{Context, DONTWAIT, Message, PollEvents, PollItem, SNDMORE, Socket, Soc
 
 use super::super::peers::{News, Peers};
 use crate::proto::remote::MAX_PAYLOAD;
-use crate::sys::{clock, socket};
+use crate::sys::{clock, random, socket};
 
 /// Between two PINGs of ZMTP, which every libzmq answers by itself.
 const HEARTBEAT: i32 = 5_000;
@@ -42,6 +42,8 @@ pub(super) struct Frames {
     pub(super) address: IpAddr,
     /// `None` for an empty one, else what is wrong with the frames.
     pub(super) payload: Result<Option<Message>, &'static str>,
+    /// Bytes of all frames.
+    pub(super) bytes: usize,
 }
 
 pub(super) struct Wire {
@@ -56,6 +58,9 @@ impl Wire {
         let context = Context::new();
         // Messages and events of a connection are in order only within one thread.
         context.set_io_threads(1)?;
+        // ROUTER names peers by a number that it counts up from one of C's generator, which would begin the same in each
+        // process: a peer that claims the next name would end this one.
+        random::seed_c()?;
         let router = context.socket(zmq::ROUTER)?;
         router.set_probe_router(true)?;
         router.set_router_mandatory(true)?;
@@ -110,7 +115,7 @@ impl Wire {
     /// The next message, if there is one.
     pub(super) fn read(&self) -> zmq::Result<Option<Frames>> {
         let Some(identity) = receive(&self.router)? else { return Ok(None) };
-        let (mut more, mut count, mut delimited) = (identity.get_more(), 0, false);
+        let (mut more, mut count, mut bytes, mut delimited) = (identity.get_more(), 0, 0, false);
         let mut last = Message::new();
         while more {
             // All frames of a message come together.
@@ -118,7 +123,7 @@ impl Wire {
                 Some(frame) => last = frame,
                 None => break,
             }
-            count += 1;
+            (count, bytes) = (count + 1, bytes + last.len());
             delimited |= count == 1 && last.is_empty();
             more = last.get_more();
         }
@@ -134,6 +139,7 @@ impl Wire {
             descriptor,
             address: address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             payload,
+            bytes,
         }))
     }
 
