@@ -122,6 +122,11 @@ impl Peers {
         })
     }
 
+    /// How many come from an address.
+    pub(super) fn of(&self, address: IpAddr) -> usize {
+        self.open.values().filter(|open| open.address == address).count()
+    }
+
     /// Where to send what is for a connection.
     pub(super) fn identity(&self, link: Link) -> Option<&[u8]> {
         let (_, open) = self.find(link)?;

@@ -38,6 +38,9 @@ const TURN: usize = 16;
 /// Connections at once: two for each worker there may be, and some that are on their way out.
 const MAX_CONNECTIONS: usize = 4608;
 
+/// Connections from one address: many workers may be behind it, and not all that there is room for.
+const MAX_OF_ONE: usize = MAX_CONNECTIONS / 2;
+
 /// How often it is looked whether a peer fills our memory with a message that does not end.
 const SURVEY: Duration = Duration::from_secs(5);
 
@@ -362,6 +365,10 @@ impl Router {
                 // libzmq takes all that come, and does not begin with one that has ended.
                 News::Opened(link, _) if self.peers.len() > MAX_CONNECTIONS => {
                     self.complain(link, "too many connections");
+                    self.hang_up(link);
+                }
+                News::Opened(link, address) if self.peers.of(address) > MAX_OF_ONE => {
+                    self.complain(link, "too many connections from there");
                     self.hang_up(link);
                 }
                 News::Opened(link, address) => self.hall.on_open(now, link, address),

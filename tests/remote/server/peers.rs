@@ -2,9 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_to, socket,
+};
 
 use crate::support::sandbox::Sandbox;
 use crate::support::server::{Server, wait_for};
@@ -29,9 +33,14 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// A connection that has said what is to be said first.
-fn greet(port: u16) -> TcpStream {
-    let mut stream = connect(port);
+/// A connection from an address of this machine that has said what is to be said first.
+fn greet_from([a, b, c, d]: [u8; 4], port: u16) -> TcpStream {
+    let socket =
+        socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(socket.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
+    connect_to(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(&greeting()).unwrap();
     stream
 }
@@ -39,7 +48,8 @@ fn greet(port: u16) -> TcpStream {
 /// A connection of ZMTP whose probe has been read.
 #[track_caller]
 fn shake_hands(port: u16) -> TcpStream {
-    let mut stream = greet(port);
+    let mut stream = connect(port);
+    stream.write_all(&greeting()).unwrap();
     let mut bytes = [0; SERVERS + 2];
     stream.read_exact(&mut bytes).unwrap();
     assert_eq!(bytes[SERVERS..], [0, 0], "the probe is the first frame: {bytes:?}");
@@ -297,8 +307,7 @@ fn two_hundred_workers_come_at_once() {
 
 #[test]
 fn connections_are_bounded_and_those_there_are_go_on() {
-    // Those of the worker besides.
-    const MAX: usize = 4608 - 2;
+    const MAX: usize = 4608;
     let sandbox = Sandbox::new();
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
@@ -307,18 +316,22 @@ fn connections_are_bounded_and_those_there_are_go_on() {
     let worker = Worker::join(server.port, "w");
     worker.request_work();
     wait_for(&mut daemon, "requested");
-    // No more at once than the kernel keeps until they are accepted.
+    // Those of the worker are two.
     let mut many = Vec::new();
-    while many.len() < MAX {
-        many.extend((0..500.min(MAX - many.len())).map(|_| greet(server.port)));
-        until("them", || {
-            let open = server.ask("status")[0]["connections"].as_u64().unwrap();
-            (usize::try_from(open).unwrap() >= many.len()).then_some(())
-        });
+    for (address, open) in [([127, 0, 0, 1], MAX / 2), ([127, 0, 0, 2], MAX)] {
+        while many.len() < open - 2 {
+            // No more at once than the kernel keeps until they are accepted.
+            let some = 500.min(open - 2 - many.len());
+            many.extend((0..some).map(|_| greet_from(address, server.port)));
+            until("them", || {
+                let open = server.ask("status")[0]["connections"].as_u64().unwrap();
+                (usize::try_from(open).unwrap() >= many.len() + 2).then_some(())
+            });
+        }
+        read_to_end(&mut greet_from(address, server.port));
     }
-    let mut more = connect(server.port);
-    read_to_end(&mut more);
-    assert!(server.log().contains("too many connections"));
+    read_to_end(&mut greet_from([127, 0, 0, 3], server.port));
+    assert!(server.log().contains("too many connections from there"));
     daemon.ask(&format!("assign 7 1 w {} x86_64-linux", derivation("hello"))).ok();
     assert_eq!(worker.build(), derivation("hello"));
     drop(many);
