@@ -195,6 +195,10 @@ pub(super) fn start(
     if !specifications.is_empty() {
         registry.put(specifications.clone())?.map_err(Error::Refused)?;
     }
+    if !config.one_shot {
+        // Before anybody can ask for something that monitors do.
+        registry.begin()?;
+    }
 
     let (supervisor, orders) = bounded(ORDERS);
     let ports = bridge::Ports {

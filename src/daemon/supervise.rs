@@ -37,11 +37,7 @@ enum Reason {
 
 pub(super) fn run(mut daemon: Daemon) -> ExitCode {
     tell(&[NotifyState::Ready, NotifyState::Status("running")]);
-    let reason = if daemon.one_shot.is_none() && daemon.registry.begin().is_err() {
-        broken(&daemon.threads.reports)
-    } else {
-        watch(&mut daemon)
-    };
+    let reason = watch(&mut daemon);
     tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     stop(daemon, reason)
 }

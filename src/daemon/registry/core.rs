@@ -47,7 +47,7 @@ enum Life {
         generation: u64,
         since: Instant,
     },
-    /// None until then: it ended badly, or the daemon has not begun yet.
+    /// None until then: it ended badly, or the daemon has not begun yet, or evaluates once.
     Waiting(Option<Instant>),
 }
 
@@ -214,9 +214,9 @@ impl Core {
                     out.push(Effect::Promise(name.clone(), reply));
                     return;
                 }
-                Life::Waiting(None) => Err(Refusal::Unavailable(
-                    "monitors do not run: the daemon is starting, or evaluates once".to_owned(),
-                )),
+                Life::Waiting(None) => {
+                    Err(Refusal::Unavailable("the daemon evaluates once".to_owned()))
+                }
             },
         };
         out.push(Effect::Answer(reply, answer));
