@@ -2,7 +2,6 @@
 
 mod backend;
 mod chaos;
-mod deaths;
 mod guile;
 mod network;
 mod server;

@@ -9,7 +9,6 @@ pub(crate) mod cuirass;
 pub(crate) mod daemon;
 pub(crate) mod farm;
 pub(crate) mod fleet;
-pub(crate) mod foreman;
 pub(crate) mod http;
 pub(crate) mod jobs;
 pub(crate) mod nix;
