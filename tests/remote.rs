@@ -4,5 +4,6 @@ mod backend;
 mod chaos;
 mod guile;
 mod network;
+mod people;
 mod server;
 mod worker;

@@ -1,7 +1,7 @@
 //! The web interface, as clients of it see it.
 
 mod acceptance;
-mod access;
+pub(crate) mod access;
 mod api;
 mod basics;
 mod bounds;

@@ -96,6 +96,7 @@ enum Message {
     Obey(Asked),
     Waiting(Vec<BuildId>, Sender<Vec<Option<String>>>),
     Queue(usize, Sender<Vec<Waiting>>),
+    Obstacles(Sender<Vec<Obstructed>>),
     Reconcile(Sender<usize>),
     /// To be answered when backends know of all changes that came before.
     Heeded(Sender<()>),
@@ -112,6 +113,13 @@ pub(crate) struct Handle {
 pub(crate) struct Waiting {
     pub(crate) id: BuildId,
     pub(crate) reason: String,
+}
+
+/// Builds that wait for one thing that is not there, such as a worker for their system.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Obstructed {
+    pub(crate) reason: String,
+    pub(crate) builds: usize,
 }
 
 impl Handle {
@@ -206,6 +214,11 @@ impl Handle {
     /// The first `limit` of the queue, running ones not included.
     pub(crate) fn queue(&self, limit: usize) -> Result<Vec<Waiting>, Gone> {
         ask(&self.inbox, |reply| Message::Queue(limit, reply))
+    }
+
+    /// What keeps builds waiting that nothing else keeps, the most builds first.
+    pub(crate) fn obstacles(&self) -> Result<Vec<Obstructed>, Gone> {
+        ask(&self.inbox, Message::Obstacles)
     }
 
     /// The janitor's sweep: makes the queue agree with the books where it does not, and returns the number of builds
@@ -394,6 +407,7 @@ fn on_message(builder: &mut Builder, message: Message) {
         Message::Obey(asked) => builder.on_command(asked),
         Message::Waiting(ids, reply) => drop(reply.send(builder.waiting(&ids))),
         Message::Queue(limit, reply) => drop(reply.send(builder.first(limit))),
+        Message::Obstacles(reply) => drop(reply.send(builder.obstacles())),
         Message::Reconcile(reply) => drop(reply.send(builder.reconcile(clock::now()))),
         Message::Heeded(reply) => drop(reply.send(())),
     }

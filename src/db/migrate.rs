@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/001-initial.sql"),
     include_str!("migrations/002-promises.sql"),
     include_str!("migrations/003-web.sql"),
+    include_str!("migrations/004-machines.sql"),
 ];
 
 /// How long SQLite itself waits for a lock before a request counts as failed. Short, because the writer

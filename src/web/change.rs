@@ -57,6 +57,13 @@ pub(super) const ROUTES: &[Route] = &[
     api(Method::Post, "/api/builds/:id/restart", Access::Operate, action::act_api),
     api(Method::Post, "/api/builds/:id/cancel", Access::Operate, action::act_api),
     api(Method::Post, "/api/builds/:id/prioritize", Access::Operate, action::act_api),
+    // Workers.
+    asks("/admin/worker/:name/pause"),
+    page("/admin/worker/:name/pause", Access::Operate, action::act),
+    asks("/admin/worker/:name/resume"),
+    page("/admin/worker/:name/resume", Access::Operate, action::act),
+    api(Method::Post, "/api/workers/:name/pause", Access::Operate, action::act_api),
+    api(Method::Post, "/api/workers/:name/resume", Access::Operate, action::act_api),
     // The place.
     asks("/admin/pause"),
     page("/admin/pause", Access::Operate, action::act),

@@ -15,6 +15,7 @@ mod job;
 mod jobset;
 mod list;
 mod log;
+mod machine;
 mod metrics;
 mod part;
 mod phases;
@@ -49,8 +50,8 @@ pub(super) const ROUTES: &[Route] = &[
     page("/build/:id/log", log::build),
     page("/queue", queue::queue),
     page("/status", queue::status),
-    page("/workers", queue::workers),
-    page("/machine/:name", queue::machine),
+    page("/workers", machine::workers),
+    page("/machine/:name", machine::machine),
     page("/search", search::search),
     page("/metrics", metrics::metrics),
     page("/specification/add", specification::add),

@@ -14,10 +14,10 @@ use crate::support::nix::Store;
 use crate::support::until;
 
 /// A farm of one worker, whose daemon has the jobset `farm`. They end in this order: the daemon looks whether something is left in its place.
-struct Farm {
+pub(super) struct Farm {
     server: Server,
-    worker: Worker,
-    daemon: Daemon,
+    pub(super) worker: Worker,
+    pub(super) daemon: Daemon,
     _repository: Repository,
     place: TempDir,
     _store: Store,
@@ -26,9 +26,14 @@ struct Farm {
 impl Farm {
     /// Of builds with these names and scripts.
     fn start(builds: &[(&str, &str)]) -> Self {
+        Self::start_with(&[], builds)
+    }
+
+    pub(super) fn start_with(options: &[&str], builds: &[(&str, &str)]) -> Self {
         let store = Store::start();
         let place = tempfile::tempdir().unwrap();
-        let mut daemon = store.gorget(&["--build-remote", "--interval=3600"]);
+        let options = [&["--build-remote", "--interval=3600"], options].concat();
+        let mut daemon = store.gorget(&options);
         let server = Server::start(daemon.state(), &[]);
         let address = format!("127.0.0.1:{}", server.port);
         let state = place.path().join("worker");
@@ -42,7 +47,7 @@ impl Farm {
         Self { server, worker, daemon, _repository: repository, place, _store: store }
     }
 
-    fn wait(&mut self, job: &str, status: &str) -> Value {
+    pub(super) fn wait(&mut self, job: &str, status: &str) -> Value {
         let request = "builds";
         let is = |b: &Value| b["nix-name"] == job && b["status"] == status;
         let all = self.daemon.until(request, |builds| builds.iter().any(is));

@@ -20,12 +20,12 @@ fn daemon(parameters: &Value) -> (Daemon, tempfile::TempDir) {
 }
 
 /// A new token of a role, with what `more` says.
-pub(super) fn token(daemon: &mut Daemon, name: &str, role: &str, more: &str) -> String {
+pub(crate) fn token(daemon: &mut Daemon, name: &str, role: &str, more: &str) -> String {
     let made = daemon.ask(&format!("token add {name} {role} {more}"));
     made[0]["token"].as_str().unwrap().to_owned()
 }
 
-pub(super) fn bearer(token: &str) -> (&'static str, String) {
+pub(crate) fn bearer(token: &str) -> (&'static str, String) {
     ("Authorization", format!("Bearer {token}"))
 }
 

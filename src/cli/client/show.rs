@@ -138,6 +138,11 @@ pub(super) fn status(output: &mut Output, objects: &[Value]) -> io::Result<()> {
         for line in lines {
             output.line(&line)?;
         }
+        for held in status["obstacles"].as_array().into_iter().flatten() {
+            let builds = held["builds"].as_u64().unwrap_or(0);
+            let word = if builds == 1 { "build waits" } else { "builds wait" };
+            output.line(&format!("waiting      {builds} {word}: {}", text(held, "waiting")))?;
+        }
         for warning in status["warnings"].as_array().into_iter().flatten() {
             output.line(&format!("warning      {}", clean(warning.as_str().unwrap_or(""))))?;
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::live::{Live, failure, gone, not_found};
 use crate::control::{Answer, Error};
+use crate::daemon::builder::Obstructed;
 use crate::daemon::registry::State;
 use crate::db::web::machines;
 use crate::db::{builds, evaluations, events, jobsets, maintenance, records, workers};
@@ -13,8 +14,8 @@ use crate::model::jobset::Jobset;
 use crate::model::spec::{JobsetName, Specification};
 use crate::model::status::JobsetStatus;
 use crate::proto::control::view::{
-    self, BuildCounts, ChannelView, EvaluationCounts, JobsetCounts, JobsetView, Paused,
-    ProblemView, StatusView, TokenView, UpdateTimesView, WorkerView, WriterView, json,
+    self, BuildCounts, ChannelView, EvaluationCounts, JobsetCounts, JobsetView, ObstacleView,
+    Paused, ProblemView, StatusView, TokenView, UpdateTimesView, WorkerView, WriterView, json,
 };
 use crate::proto::control::{Builds, Failure, FailureKind};
 use crate::spec;
@@ -42,6 +43,12 @@ impl Live {
         };
         let facts = &self.ports.facts;
         let evaluations = self.ports.evaluator.counts().map_err(gone)?;
+        // A builder that does not answer in time is no reason to show nothing.
+        let obstacles = self.ports.builder.obstacles().ok().map(|all| {
+            let view =
+                |held: Obstructed| ObstacleView { waiting: held.reason, builds: held.builds };
+            all.into_iter().map(view).collect()
+        });
         let status = StatusView {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
@@ -52,6 +59,7 @@ impl Live {
                 active: states.iter().filter(|state| state.active).count(),
             },
             builds: BuildCounts { scheduled, running, slots: facts.max_builds },
+            obstacles,
             evaluations: EvaluationCounts {
                 running: evaluations.running,
                 waiting: evaluations.waiting,

@@ -432,6 +432,20 @@ impl Queue {
             .collect()
     }
 
+    /// What keeps builds from running that wait for nothing else, and how many.
+    pub(crate) fn obstacles(&self) -> Vec<(Reason, usize)> {
+        let mut found: Vec<(Reason, usize)> = Vec::new();
+        for class in self.classes.values().filter(|class| !class.ready.is_empty()) {
+            let Some(obstacle) = &class.obstacle else { continue };
+            match found.iter_mut().find(|(reason, _)| reason == obstacle) {
+                Some((_, builds)) => *builds += class.ready.len(),
+                None => found.push((obstacle.clone(), class.ready.len())),
+            }
+        }
+        found.sort_by_key(|(_, builds)| std::cmp::Reverse(*builds));
+        found
+    }
+
     /// Adds a build or replaces what is known of it.
     fn put(&mut self, now: Instant, wall: Time, entry: Entry, obstacle: Obstacle<'_>) {
         self.forget(entry.id);

@@ -13,7 +13,7 @@ use super::books::{self, Asked, Batch, Books, End, Start, Written};
 use super::placed::{Place, Placed};
 use super::queue::{Facts, Queue, Reason, Taken};
 use super::remote::{Heard, News};
-use super::{Backend, Report, Settings, Team, Waiting};
+use super::{Backend, Obstructed, Report, Settings, Team, Waiting};
 use crate::actor::{Gone, Spawner};
 use crate::daemon::space::{Disks, Space};
 use crate::db::builds::{self, Changes};
@@ -34,6 +34,9 @@ const REREAD: Duration = Duration::from_secs(1);
 
 /// … and rarely when it takes a person to mend them.
 const REREAD_BROKEN: Duration = Duration::from_secs(60);
+
+/// Obstacles that are told of: evaluated code may name any system.
+const OBSTACLES: usize = 20;
 
 /// Commands that may wait for the books: as many as a bridge has connections.
 const MAX_COMMANDS: usize = 64;
@@ -348,6 +351,11 @@ impl Builder {
     pub(super) fn first(&self, limit: usize) -> Vec<Waiting> {
         let first = self.queue.first(limit).into_iter();
         first.map(|(id, reason)| Waiting { id, reason: reason.to_string() }).collect()
+    }
+
+    pub(super) fn obstacles(&self) -> Vec<Obstructed> {
+        let all = self.queue.obstacles().into_iter().take(OBSTACLES);
+        all.map(|(reason, builds)| Obstructed { reason: reason.to_string(), builds }).collect()
     }
 
     /// Compares everything with the books and repairs what differs; returns how many builds did.

@@ -399,7 +399,7 @@ impl<'t, 'a> Work<'t, 'a> {
             .conn
             .prepare_cached(
                 "UPDATE builds SET status = -2, weather = -1, last_status = NULL, attempts = 0, deaths = 0,
-                     retry_at = NULL, canceled_by = NULL, worker = NULL, error = NULL, queued = ?2,
+                     retry_at = NULL, canceled_by = NULL, worker = NULL, machine = NULL, error = NULL, queued = ?2,
                      starttime = NULL, stoptime = NULL WHERE id = ?1",
             )?
             .execute(params![known.id, self.tx.now])?;

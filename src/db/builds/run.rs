@@ -44,8 +44,9 @@ pub(crate) fn start(
     }
     tx.conn
         .prepare_cached(
-            "UPDATE builds SET status = -1, attempts = attempts + 1, attempt = attempt + 1, worker = ?2, log = ?3,
-                 starttime = ?4, stoptime = NULL, error = NULL, retry_at = NULL WHERE id = ?1",
+            "UPDATE builds SET status = -1, attempts = attempts + 1, attempt = attempt + 1, worker = ?2,
+                 machine = (SELECT machine FROM workers WHERE name = ?2), log = ?3, starttime = ?4,
+                 stoptime = NULL, error = NULL, retry_at = NULL WHERE id = ?1",
         )?
         .execute(params![id, worker, log.to_string_lossy(), tx.now])?;
     if known.kind == Some(Kind::Process) {
@@ -220,7 +221,7 @@ fn back_off(work: &mut Work<'_, '_>, known: &Known, why: &str) -> Result<(), Err
 fn put_back(work: &mut Work<'_, '_>, known: &Known) -> Result<(), Error> {
     work.conn()
         .prepare_cached(
-            "UPDATE builds SET status = -2, worker = NULL, starttime = NULL WHERE id = ?1",
+            "UPDATE builds SET status = -2, worker = NULL, machine = NULL, starttime = NULL WHERE id = ?1",
         )?
         .execute([known.id])?;
     work.moved(known, BuildStatus::Scheduled)
@@ -307,7 +308,8 @@ pub(crate) fn abroad(tx: &mut Tx<'_>) -> Result<Vec<Order>, Error> {
 pub(crate) fn call_home(tx: &mut Tx<'_>) -> Result<(), Error> {
     tx.conn
         .prepare_cached(
-            "UPDATE builds SET worker = NULL WHERE status < 0 AND status IN (-3, -1) AND kind <> 0 AND worker IS NOT NULL",
+            "UPDATE builds SET worker = NULL, machine = NULL
+             WHERE status < 0 AND status IN (-3, -1) AND kind <> 0 AND worker IS NOT NULL",
         )?
         .execute([])?;
     Ok(())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, params};
 
+use super::pages::{LISTED, Listed, listed};
 use crate::db::{Error, convert};
 use crate::model::build::BuildId;
 
@@ -22,6 +23,16 @@ pub(crate) fn running(
         found.entry(row.get(0)?).or_default().push(row.get(1)?);
     }
     Ok(found)
+}
+
+/// What was built on a machine, the last first.
+pub(crate) fn built(conn: &Connection, machine: &str, limit: usize) -> Result<Vec<Listed>, Error> {
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT b.job, b.system, {LISTED} FROM builds b INDEXED BY builds_ended_by_machine
+         WHERE b.machine = ?1 AND b.machine IS NOT NULL AND b.status >= 0 ORDER BY b.stoptime DESC, b.id DESC LIMIT ?2"
+    ))?;
+    let rows = statement.query_map(params![machine, convert::limit(limit)], listed)?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// The values of a metric: of numbers, days and evaluations, the last, in their order; of names, by name.

@@ -36,10 +36,10 @@ pub(crate) struct Listed {
 }
 
 /// The columns that `listed` takes, after job and system.
-const LISTED: &str = "b.id, b.jobset, b.evaluation, b.nix_name, b.status, b.weather, b.priority, b.worker, \
+pub(super) const LISTED: &str = "b.id, b.jobset, b.evaluation, b.nix_name, b.status, b.weather, b.priority, b.worker, \
      b.timestamp, b.starttime, b.stoptime, b.log, b.error";
 
-fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
+pub(super) fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
     Ok(Listed {
         job: row.get(0)?,
         system: row.get(1)?,
@@ -300,12 +300,14 @@ pub(crate) struct Details {
     pub(crate) expired: bool,
     /// JSON of what a process build runs.
     pub(crate) work: Option<String>,
+    /// Where a remote build is built, or was.
+    pub(crate) machine: Option<String>,
 }
 
 pub(crate) fn details(conn: &Connection, id: BuildId) -> Result<Option<Details>, Error> {
     Ok(conn
         .prepare_cached(
-            "SELECT b.queued, b.retry_at, b.canceled_by, b.timeout, b.max_silent, b.attempt, b.expired, p.work
+            "SELECT b.queued, b.retry_at, b.canceled_by, b.timeout, b.max_silent, b.attempt, b.expired, p.work, b.machine
              FROM builds b LEFT JOIN process_builds p ON p.build = b.id WHERE b.id = ?1",
         )?
         .query_row([id], |row| {
@@ -318,6 +320,7 @@ pub(crate) fn details(conn: &Connection, id: BuildId) -> Result<Option<Details>,
                 tries: row.get(5)?,
                 expired: row.get(6)?,
                 work: row.get(7)?,
+                machine: row.get(8)?,
             })
         })
         .optional()?)

@@ -227,6 +227,8 @@ pub(crate) struct StatusView<'a> {
     pub(crate) uptime: u64,
     pub(crate) jobsets: JobsetCounts,
     pub(crate) builds: BuildCounts,
+    /// What keeps builds waiting that wait for nothing else; null while the builder is too busy to say.
+    pub(crate) obstacles: Option<Vec<ObstacleView>>,
     pub(crate) evaluations: EvaluationCounts,
     pub(crate) paused: Paused,
     /// Null while the database is too busy to say.
@@ -236,6 +238,13 @@ pub(crate) struct StatusView<'a> {
     /// Where `subscribe from=` goes on.
     pub(crate) last_event: i64,
     pub(crate) warnings: &'a [String],
+}
+
+#[derive(Serialize)]
+pub(crate) struct ObstacleView {
+    /// As a build's `waiting`.
+    pub(crate) waiting: String,
+    pub(crate) builds: usize,
 }
 
 /// What the database has written since the daemon began.

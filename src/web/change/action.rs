@@ -1,9 +1,9 @@
-//! Orders about one jobset, evaluation or build: read from the path, shown as a question, done over the bridge.
+//! Orders about one jobset, evaluation, build or worker: read from the path, shown as a question, done over the bridge.
 
 use maud::{Markup, html};
 use serde_json::{Value, json};
 
-use crate::db::{builds, evaluations, jobsets};
+use crate::db::{builds, evaluations, jobsets, workers};
 use crate::model::build::BuildId;
 use crate::model::evaluation::EvaluationId;
 use crate::model::spec::JobsetName;
@@ -36,6 +36,10 @@ enum Action {
     PrioritizeBuild(BuildId),
     Pause,
     Resume,
+    PauseWorker {
+        name: String,
+        paused: bool,
+    },
 }
 
 /// A button's word, and what follows from pressing it.
@@ -58,6 +62,7 @@ impl Action {
             }
             ["api", "evaluations", name, word] => ("evaluation", *name, *word),
             ["api", "builds", name, word] => ("build", *name, *word),
+            ["api", "workers", name, word] => ("worker", *name, *word),
             ["admin", "pause"] => return Some(Self::Pause),
             ["admin", "resume"] => return Some(Self::Resume),
             _ => return None,
@@ -79,6 +84,9 @@ impl Action {
             ("build", "restart") => Some(Self::RestartBuild(BuildId(id?))),
             ("build", "cancel") => Some(Self::CancelBuild(BuildId(id?))),
             ("build", "prioritize") => Some(Self::PrioritizeBuild(BuildId(id?))),
+            ("worker", "pause" | "resume") => {
+                Some(Self::PauseWorker { name: name.to_owned(), paused: word == "pause" })
+            }
             _ => None,
         }
     }
@@ -94,7 +102,8 @@ impl Action {
             | Self::CancelBuild(_)
             | Self::PrioritizeBuild(_)
             | Self::Pause
-            | Self::Resume => Access::Operate,
+            | Self::Resume
+            | Self::PauseWorker { .. } => Access::Operate,
         }
     }
 
@@ -124,6 +133,12 @@ impl Action {
                 Ok(builds::is_only_of(context.books()?, *id, &own)?.then_some(own))
             }
             Self::Pause | Self::Resume => Ok(None),
+            Self::PauseWorker { name, .. } => {
+                if !workers::is_known(context.books()?, name)? {
+                    return Err(Failure::missing(format!("There is no worker {name:?}.")));
+                }
+                Ok(None)
+            }
         }
     }
 
@@ -192,6 +207,14 @@ impl Action {
                 "What runs goes on. It lasts until it is resumed, also when the daemon is started again.",
             ),
             Self::Resume => ("Go on?".to_owned(), "Resume", "What waits is started again."),
+            Self::PauseWorker { name, paused: true } => (
+                format!("Give worker {name} nothing more?"),
+                "Pause it",
+                "What it builds goes on. It lasts until it is resumed or started again, when it has another name.",
+            ),
+            Self::PauseWorker { name, paused: false } => {
+                (format!("Let worker {name} go on?"), "Resume it", "It gets builds again.")
+            }
         };
         Question { title, button, consequence }
     }
@@ -223,6 +246,9 @@ impl Action {
             }
             Self::Pause => Command::Pause(activity(request)?),
             Self::Resume => Command::Resume(activity(request)?),
+            Self::PauseWorker { name, paused } => {
+                Command::PauseWorker { name: name.clone(), paused: *paused }
+            }
         })
     }
 
@@ -243,6 +269,7 @@ impl Action {
                 format!("/build/{id}/details")
             }
             Self::Pause | Self::Resume => "/status".to_owned(),
+            Self::PauseWorker { .. } => "/workers".to_owned(),
         }
     }
 
@@ -260,6 +287,7 @@ impl Action {
                 json!({ "build": id.0 })
             }
             Self::Pause | Self::Resume => json!({}),
+            Self::PauseWorker { name, .. } => json!({ "worker": name }),
         }
     }
 }
@@ -398,7 +426,8 @@ fn fields(action: &Action) -> Markup {
             | Action::Restart { .. }
             | Action::Retry(_)
             | Action::RestartBuild(_)
-            | Action::CancelBuild(_) => {}
+            | Action::CancelBuild(_)
+            | Action::PauseWorker { .. } => {}
         }
     }
 }

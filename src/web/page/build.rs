@@ -217,7 +217,13 @@ fn facts(context: &Context, build: &Build, around: &Around, waiting: Option<&str
                 dt { "Built on" }
                 dd {
                     @match &build.worker {
-                        Some(worker) => a href=(context.link(&format!("/machine/{}", component(worker)))) { (worker) },
+                        Some(worker) => {
+                            @let machine = around.details.as_ref().and_then(|details| details.machine.as_deref());
+                            @if let Some(machine) = machine {
+                                a href=(context.link(&format!("/machine/{}", component(machine)))) { (machine) }
+                                " (worker " (worker) ")"
+                            } @else { "worker " (worker) }
+                        }
                         None => "this machine",
                     }
                 }

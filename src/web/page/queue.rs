@@ -1,4 +1,4 @@
-//! What runs, what waits and why, and on which machines.
+//! What runs, and what waits and why.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Frame, list, part};
 use crate::db::web::pages::{self, Listed};
-use crate::db::{builds, records, workers};
+use crate::db::{builds, records};
 use crate::model::build::BuildId;
 use crate::proto::control::Command;
 use crate::web::access::Access;
@@ -22,13 +22,10 @@ use crate::web::route::Captures;
 const ROWS: usize = 100;
 
 /// Builds that run at once and are shown: more than one machine can take.
-const RUNNING: usize = 500;
-
-/// Seconds after which a worker that says nothing is taken to be gone, as by Cuirass.
-const AWAY: i64 = 120;
+pub(super) const RUNNING: usize = 500;
 
 /// What builds without a worker's name run on, as a machine's.
-const HERE: &str = "local";
+pub(super) const HERE: &str = "local";
 
 /// GET `/queue`.
 pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<Response, Failure> {
@@ -36,6 +33,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
     let rows = pages::waiting(books, ROWS)?;
     let (waiting, running) = builds::pending_counts(books)?;
     let reasons = reasons(context);
+    let obstacles = obstacles(context);
     let paused = records::setting(context.books()?, "paused.builds")?.is_some();
     let content = html! {
         div class="head" {
@@ -53,6 +51,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
                 a href=(context.link("/status")) { (part::plural(running, "runs", "run")) } "."
                 @if waiting > ROWS as i64 { " The first " (ROWS) " are shown." }
             }
+            @for held in &obstacles { p class="box warn" { (held) } }
             @if paused { p class="box warn" { "Builds are paused: none is started." } }
             @if reasons.is_none() && waiting > 0 {
                 p class="box warn" { "The daemon does not answer: why they wait is not known." }
@@ -102,6 +101,23 @@ fn reasons(context: &Context) -> Option<HashMap<BuildId, String>> {
     Some(objects.iter().filter_map(reason).collect())
 }
 
+/// What keeps builds waiting that wait for nothing else, in words; nothing if the daemon does not say.
+fn obstacles(context: &Context) -> Vec<String> {
+    let status = context.ask(Command::Status).unwrap_or_default();
+    let status = status.first().and_then(|object| serde_json::from_str::<Value>(object).ok());
+    let Some(status) = status else { return Vec::new() };
+    let all = status["obstacles"].as_array();
+    let words = |held: &Value| {
+        let (builds, waiting) = (held["builds"].as_i64()?, held["waiting"].as_str()?);
+        let builds = part::plural(builds, "build waits", "builds wait");
+        Some(match waiting.strip_prefix("no worker for ") {
+            Some(system) => format!("{builds} for a worker: nobody builds for {system}."),
+            None => format!("{builds}: {waiting}."),
+        })
+    };
+    all.into_iter().flatten().filter_map(words).collect()
+}
+
 /// GET `/status`.
 pub(super) fn status(
     context: &mut Context,
@@ -127,7 +143,7 @@ pub(super) fn status(
 }
 
 /// Builds with how long the one before took.
-fn with_last(
+pub(super) fn with_last(
     context: &mut Context,
     rows: Vec<Listed>,
 ) -> Result<Vec<(Listed, Option<i64>)>, Failure> {
@@ -140,7 +156,7 @@ fn with_last(
     Ok(found)
 }
 
-fn running(context: &Context, rows: &[(Listed, Option<i64>)]) -> Markup {
+pub(super) fn running(context: &Context, rows: &[(Listed, Option<i64>)]) -> Markup {
     html! {
         div class="scroll" {
             table class="rows" {
@@ -174,7 +190,7 @@ fn running(context: &Context, rows: &[(Listed, Option<i64>)]) -> Markup {
 }
 
 /// How far a build is if it takes as long as the last did.
-fn progress(context: &Context, build: &Listed, last: Option<i64>) -> Markup {
+pub(super) fn progress(context: &Context, build: &Listed, last: Option<i64>) -> Markup {
     let (Some(start), Some(last)) = (build.starttime, last.filter(|last| *last > 0)) else {
         return html! { span class="dim" { "not built before" } };
     };
@@ -189,118 +205,6 @@ fn progress(context: &Context, build: &Listed, last: Option<i64>) -> Markup {
             @if percent <= 100 { (percent) " % of " (part::duration(last)) }
             @else { (part::duration(elapsed - last)) " longer than the last" }
         }
-        }
-    }
-}
-
-/// A machine, and those of its workers that are known.
-struct Machine {
-    name: String,
-    workers: Vec<workers::Worker>,
-}
-
-fn machines(context: &mut Context) -> Result<Vec<Machine>, Failure> {
-    let mut machines = vec![Machine { name: HERE.to_owned(), workers: Vec::new() }];
-    for worker in workers::list(context.books()?)? {
-        match machines.iter_mut().find(|machine| machine.name == worker.machine) {
-            Some(machine) => machine.workers.push(worker),
-            None => {
-                machines.push(Machine { name: worker.machine.clone(), workers: vec![worker] });
-            }
-        }
-    }
-    Ok(machines)
-}
-
-/// GET `/workers`.
-pub(super) fn workers(
-    context: &mut Context,
-    _: &Request,
-    _: &Captures,
-) -> Result<Response, Failure> {
-    let machines = machines(context)?;
-    let rows = pages::running(context.books()?, RUNNING)?;
-    let rows = with_last(context, rows)?;
-    let content = html! {
-        h1 { "Workers" }
-        div data-live="workers" {
-            @for machine in &machines {
-                h2 { a href=(context.link(&format!("/machine/{}", component(&machine.name)))) { (machine.name) } }
-                (tasks(context, machine, &rows))
-            }
-        }
-    };
-    let frame = Frame::new("Workers").hearing("");
-    Ok(Response::html(200, frame.show(context, &content)))
-}
-
-/// GET `/machine/NAME`.
-pub(super) fn machine(
-    context: &mut Context,
-    _: &Request,
-    captures: &Captures,
-) -> Result<Response, Failure> {
-    let name = captures.get("name");
-    let all = machines(context)?;
-    let named = |machine: &&Machine| {
-        machine.name == name || machine.workers.iter().any(|worker| worker.name == name)
-    };
-    let missing = || Failure::missing(format!("There is no machine {name:?}."));
-    let machine = all.iter().find(named).ok_or_else(missing)?;
-    let rows = pages::running(context.books()?, RUNNING)?;
-    let rows = with_last(context, rows)?;
-    let content = html! {
-        h1 { (machine.name) }
-        @if machine.name == HERE { p { "The machine on which the daemon runs, and its store daemons." } }
-        div data-live="machine" { (tasks(context, machine, &rows)) }
-    };
-    let frame = Frame::new(&machine.name).below("Workers", context.link("/workers")).hearing("");
-    Ok(Response::html(200, frame.show(context, &content)))
-}
-
-fn tasks(context: &Context, machine: &Machine, rows: &[(Listed, Option<i64>)]) -> Markup {
-    let of = |name: Option<&str>| -> Vec<(Listed, Option<i64>)> {
-        let own = rows.iter().filter(|(build, _)| build.worker.as_deref() == name);
-        own.cloned().collect()
-    };
-    html! {
-        @if machine.name == HERE {
-            @let own = of(None);
-            @if own.is_empty() { p class="dim" { "idle" } } @else { (running(context, &own)) }
-        } @else {
-            div class="scroll" {
-                table class="rows" {
-                    thead {
-                        tr {
-                            th scope="col" { "Worker" } th scope="col" { "Systems" }
-                            th scope="col" class="name" { "Building" } th scope="col" { "Last seen" }
-                        }
-                    }
-                    tbody {
-                        @for worker in &machine.workers {
-                            tr {
-                                td {
-                                    (worker.name)
-                                    @if worker.paused { " " span class="n warn" { "paused" } }
-                                    @if context.now.0 - worker.last_seen.0 > AWAY { " " span class="n bad" { "away" } }
-                                }
-                                td { (worker.systems.join(", ")) }
-                                td class="name more" {
-                                    @let own = of(Some(&worker.name));
-                                    @if own.is_empty() { span class="dim" { "idle" } }
-                                    @for (build, last) in &own {
-                                        div {
-                                            a href=(list::build_link(context, build)) { (build.job) } " "
-                                            (progress(context, build, *last))
-                                        }
-                                    }
-                                }
-                                td data-th="Last seen" { (part::time(context.now, worker.last_seen)) }
-                            }
-                        }
-                    }
-                }
-            }
         }
     }
 }

@@ -119,6 +119,16 @@ impl Bench {
 }
 
 #[test]
+fn obstacles_are_those_of_builds_that_wait_for_nothing_else() {
+    let mut bench = Bench::new(2);
+    let on = |id: i64, system: &str| Entry { system: system.to_owned(), ..entry(id, 1) };
+    let dependent = Entry { waits_for: vec![BuildId(1)], ..on(5, "hurd") };
+    bench.load(vec![on(1, HOST), on(2, "arm"), on(3, "hurd"), on(4, "hurd"), dependent]);
+    let no_worker = |system: &str| Reason::NoWorker(system.into());
+    assert_eq!(bench.queue.obstacles(), [(no_worker("hurd"), 2), (no_worker("arm"), 1)]);
+}
+
+#[test]
 fn builds_are_taken_by_priority_age_and_number() {
     let mut bench = Bench::new(9);
     let older = Entry { timestamp: Time(999), ..entry(4, 50) };
