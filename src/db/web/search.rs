@@ -50,6 +50,8 @@ enum Source {
     Job,
     Name,
     JobName,
+    /// The same in one jobset's evaluations, which have the builds that it introduced.
+    JobNameOfJobset,
     Waiting,
     Changed,
     Badly,
@@ -78,6 +80,13 @@ impl Source {
                      WHERE e.jobset <> ? AND j.name >= ? AND j.name < ? ORDER BY e.id DESC LIMIT ?)) f
                  CROSS JOIN builds b ON b.id = f.build"
             }
+            Self::JobNameOfJobset => {
+                "(SELECT DISTINCT build FROM (
+                     SELECT j.build FROM evaluations e INDEXED BY evaluations_by_jobset
+                     CROSS JOIN jobs j ON j.evaluation = e.id
+                     WHERE e.jobset = ? AND j.name >= ? AND j.name < ? ORDER BY e.id DESC LIMIT ?)) f
+                 CROSS JOIN builds b ON b.id = f.build"
+            }
             Self::Waiting => "builds b INDEXED BY builds_pending",
             Self::Changed => "builds b INDEXED BY builds_changed",
             Self::Badly => "builds b INDEXED BY builds_ended_by_status",
@@ -98,6 +107,7 @@ impl Source {
             | Self::Job
             | Self::Name
             | Self::JobName
+            | Self::JobNameOfJobset
             | Self::Waiting
             | Self::Changed
             | Self::Badly
@@ -126,7 +136,8 @@ fn sources(search: &Search) -> Vec<Source> {
         found.push(Source::Waiting);
     }
     if !search.words.is_empty() {
-        found.push(Source::JobName);
+        let one = search.jobset.is_some();
+        found.push(if one { Source::JobNameOfJobset } else { Source::JobName });
         if ended != Some(false) {
             found.push(Source::Name);
         }
@@ -179,9 +190,10 @@ fn query(
             let names = range(first.unwrap_or_default());
             conditions.add("b.status >= 0 AND b.nix_name >= ? AND b.nix_name < ?", names);
         }
-        Source::JobName => {
+        Source::JobName | Source::JobNameOfJobset => {
             let [low, high] = range(first.unwrap_or_default());
-            conditions.add("TRUE", [WITHDRAWN.to_owned().into(), low, high, number(JOBS)]);
+            let jobset = search.jobset.as_ref().map_or(WITHDRAWN.to_owned().into(), text);
+            conditions.add("TRUE", [jobset, low, high, number(JOBS)]);
         }
         Source::Waiting => conditions.add("b.status < 0", []),
         Source::Changed => conditions.add("b.weather IN (0, 1)", []),
@@ -246,7 +258,7 @@ fn narrow(source: Source, search: &Search, conditions: &mut Conditions) {
         }
     }
     if let Some((first, others)) = search.words.split_first() {
-        if !matches!(source, Source::Name | Source::JobName) {
+        if !matches!(source, Source::Name | Source::JobName | Source::JobNameOfJobset) {
             let ([low, high], [from, to]) = (range(first), range(first));
             conditions.add(
                 "(+b.nix_name >= ? AND +b.nix_name < ? OR +b.job >= ? AND +b.job < ?)",
@@ -322,6 +334,9 @@ mod tests {
         assert_eq!(found(&words(&["fro"])), ["frob-doc", "frob"]);
         assert_eq!(found(&words(&["frob", "DOC"])), ["frob-doc"]);
         assert!(found(&words(&["rob"])).is_empty());
+        let spec = |name: &str| Search { jobset: JobsetName::new(name), ..words(&["fro"]) };
+        assert_eq!(found(&spec("a")), ["frob-doc", "frob"]);
+        assert!(found(&spec("b")).is_empty());
         let without = Search { without: vec!["doc".to_owned()], ..words(&["frob"]) };
         assert_eq!(found(&without), ["frob"]);
         assert_eq!(found(&Search::default()), ["other", "frob-doc", "frob"]);
@@ -352,6 +367,7 @@ mod tests {
             Source::Job,
             Source::Name,
             Source::JobName,
+            Source::JobNameOfJobset,
             Source::Waiting,
             Source::Changed,
             Source::Badly,
