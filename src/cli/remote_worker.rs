@@ -16,8 +16,6 @@ use crate::sys::process::User;
 const PUBLISH_PORT: u16 = 5558;
 /// Cuirass's, in bytes.
 const MINIMUM_DISK_SPACE: u64 = 5 << 30;
-/// Guix's own.
-const SUBSTITUTE_URLS: [&str; 2] = ["https://bordeaux.guix.gnu.org", "https://ci.guix.gnu.org"];
 
 #[derive(Debug)]
 pub(super) struct Options {
@@ -81,9 +79,7 @@ impl Options {
                 minimum_disk_space: self.minimum_disk_space.unwrap_or(MINIMUM_DISK_SPACE),
                 maximum_load: self.maximum_load,
             },
-            substitute_urls: self
-                .substitute_urls
-                .unwrap_or_else(|| SUBSTITUTE_URLS.map(str::to_owned).into()),
+            substitute_urls: self.substitute_urls,
             user,
             state_directory: directories::choose(told, here).state,
             cpus,
@@ -169,7 +165,7 @@ mod tests {
             (1, Place::Announced, 5558)
         );
         assert_eq!(config.limits, Limits { minimum_disk_space: 5 << 30, maximum_load: None });
-        assert_eq!(config.substitute_urls, SUBSTITUTE_URLS);
+        assert_eq!(config.substitute_urls, None);
         assert_eq!(config.systems, [spec::host_system()]);
         let publish = config.publish.unwrap();
         assert_eq!(publish.public_key, std::path::Path::new("/etc/guix/signing-key.pub"));
@@ -188,7 +184,10 @@ mod tests {
         assert_eq!(config.systems, ["x86_64-linux", "i686-linux"]);
         assert_eq!(config.limits.minimum_disk_space, 10 << 30);
         assert_eq!(config.limits.maximum_load, Some(2.5));
-        assert_eq!(config.substitute_urls, ["https://a", "https://b"]);
+        assert_eq!(
+            config.substitute_urls,
+            Some(vec!["https://a".to_owned(), "https://b".to_owned()])
+        );
         assert_eq!(config.user.map(|user| user.uid), Some(0));
         assert_eq!(config.state_directory, std::path::Path::new("/s"));
         let publish = config.publish.unwrap();
@@ -197,7 +196,7 @@ mod tests {
         let config = self::config(
             "--no-publish --minimum-disk-space=512M --substitute-urls= --maximum-load=off -s [::1]:1",
         );
-        assert!(config.publish.is_none() && config.substitute_urls.is_empty());
+        assert!(config.publish.is_none() && config.substitute_urls == Some(vec![]));
         assert_eq!(config.limits, Limits { minimum_disk_space: 512 << 20, maximum_load: None });
         assert_eq!(config.server.to_string(), "[::1]:1");
     }

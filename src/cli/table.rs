@@ -604,7 +604,7 @@ pub(crate) const COMMANDS: &[Command] = &[
                     Flag::value("systems", "SYSTEMS", "Build for these systems, separated by commas, instead of this machine's.").short('S'),
                     Flag::value("minimum-disk-space", "GIB", "Ask for no work while less is free in the store, or in TMPDIR; a unit such as M may follow.").default("5"),
                     Flag::value("maximum-load", "LOAD", "Ask for no work while the load average of the last minute is above LOAD.").default("off"),
-                    Flag::value("substitute-urls", "URLS", "Fetch substitutes from the server first, then from these URLs, separated by blanks.").default("https://bordeaux.guix.gnu.org https://ci.guix.gnu.org"),
+                    Flag::value("substitute-urls", "URLS", "Fetch substitutes from the server first, then from these URLs, separated by blanks.").default("https://bordeaux.guix.gnu.org https://ci.guix.gnu.org for a store of Guix, none for one of Nix"),
                 ],
             },
             Group {

@@ -68,7 +68,8 @@ pub(crate) struct Config {
     /// `None` where others publish, or nobody.
     pub(crate) publish: Option<publish::Config>,
     pub(crate) limits: Limits,
-    pub(crate) substitute_urls: Vec<String>,
+    /// `None` for those that Guix has by default, which are nothing to a store of Nix.
+    pub(crate) substitute_urls: Option<Vec<String>>,
     pub(crate) user: Option<User>,
     pub(crate) state_directory: PathBuf,
     pub(crate) cpus: usize,

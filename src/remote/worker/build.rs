@@ -21,6 +21,9 @@ use crate::store::{
 /// How long a derivation may take to come, with all that it refers to: some thousand small files.
 const FETCH: Duration = Duration::from_secs(600);
 
+/// Guix's own.
+const SUBSTITUTE_URLS: [&str; 2] = ["https://bordeaux.guix.gnu.org", "https://ci.guix.gnu.org"];
+
 /// For answers after a build, as elsewhere.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -46,7 +49,7 @@ pub(super) struct Tools {
     /// Where logs go; the port is told by the server.
     server: IpAddr,
     cores: u64,
-    substitute_urls: Vec<String>,
+    substitute_urls: Option<Vec<String>>,
 }
 
 impl Tools {
@@ -63,12 +66,17 @@ impl Tools {
             roots: roots_directory(&directory),
             server: IpAddr::from([127, 0, 0, 1]),
             cores: 0,
-            substitute_urls: Vec::new(),
+            substitute_urls: None,
         }
     }
 
     /// For builders that share the processors, and a server.
-    pub(super) fn sharing(self, cores: u64, substitute_urls: Vec<String>, server: IpAddr) -> Self {
+    pub(super) fn sharing(
+        self,
+        cores: u64,
+        substitute_urls: Option<Vec<String>>,
+        server: IpAddr,
+    ) -> Self {
         Self { cores, substitute_urls, server, ..self }
     }
 
@@ -82,14 +90,18 @@ impl Tools {
     }
 
     /// The server's own substitutes come first, as it has the derivation.
-    fn options(&self, build: &Build, server: &Server) -> Options {
+    fn options(&self, build: &Build, server: &Server, dialect: Dialect) -> Options {
         let seconds = |seconds: i64| u64::try_from(seconds).unwrap_or(0);
         let published = server.publish_port.map(|port| match self.server {
             IpAddr::V4(address) => format!("http://{address}:{port}"),
             IpAddr::V6(address) => format!("http://[{address}]:{port}"),
         });
-        let urls: Vec<_> =
-            published.into_iter().chain(self.substitute_urls.iter().cloned()).collect();
+        let others = match (&self.substitute_urls, dialect) {
+            (Some(urls), _) => urls.clone(),
+            (None, Dialect::Guix) => SUBSTITUTE_URLS.map(str::to_owned).into(),
+            (None, Dialect::Nix) => Vec::new(),
+        };
+        let urls: Vec<_> = published.into_iter().chain(others).collect();
         Options {
             fallback: true,
             timeout: seconds(build.timeout),
@@ -147,7 +159,7 @@ fn attempt(
         let why = format!("{derivation}: expected a derivation in {}", stores.join(" or "));
         Trouble(Fault::Aborted, why)
     })?;
-    let options = tools.options(build, server);
+    let options = tools.options(build, server, store.dialect);
     let mut connection = connect(store, hook, &options, leash)?;
     if !connection.is_valid(derivation)? {
         log.note(&format!("fetching {}", follow::short(derivation)));
@@ -260,20 +272,27 @@ mod tests {
     #[test]
     fn substitutes_come_from_the_server_first() {
         let own = "https://ci.example".to_owned();
-        let tools = tools().sharing(2, vec![own.clone()], IpAddr::from([10, 0, 0, 1]));
+        let tools = tools().sharing(2, Some(vec![own.clone()]), IpAddr::from([10, 0, 0, 1]));
         let server = |publish_port| Server { log_port: 5556, publish_port };
-        let options = tools.options(&build(9), &server(Some(5557)));
+        let options = tools.options(&build(9), &server(Some(5557)), Dialect::Guix);
         let both = vec!["http://10.0.0.1:5557".to_owned(), own.clone()];
         assert_eq!(options.substitute_urls, Some(both));
         assert_eq!((options.timeout, options.max_silent_time, options.cores), (9, 60, 2));
         assert!(options.fallback && options.keep_going);
-        let options = tools.options(&build(0), &server(None));
+        let options = tools.options(&build(0), &server(None), Dialect::Nix);
         assert_eq!(options.substitute_urls, Some(vec![own]));
         // Nothing said, the daemon's own hold.
-        let tools = tools.sharing(2, vec![], "::1".parse().unwrap());
-        assert_eq!(tools.options(&build(0), &server(None)).substitute_urls, None);
-        let urls = tools.options(&build(0), &server(Some(1))).substitute_urls;
-        assert_eq!(urls, Some(vec!["http://[::1]:1".to_owned()]));
+        let tools = tools.sharing(2, Some(vec![]), "::1".parse().unwrap());
+        let urls = |tools: &Tools, port, dialect| {
+            tools.options(&build(0), &server(port), dialect).substitute_urls
+        };
+        assert_eq!(urls(&tools, None, Dialect::Guix), None);
+        let published = vec!["http://[::1]:1".to_owned()];
+        assert_eq!(urls(&tools, Some(1), Dialect::Guix), Some(published));
+        // Those of Guix are for Guix.
+        let tools = tools.sharing(2, None, "::1".parse().unwrap());
+        assert_eq!(urls(&tools, None, Dialect::Guix).unwrap(), SUBSTITUTE_URLS);
+        assert_eq!(urls(&tools, None, Dialect::Nix), None);
     }
 
     #[test]
