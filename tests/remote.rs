@@ -6,4 +6,5 @@ mod guile;
 mod network;
 mod people;
 mod server;
+mod stores;
 mod worker;

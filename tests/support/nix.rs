@@ -4,7 +4,7 @@
     reason = "tests start programs and wait under deadlines of their own"
 )]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,22 +18,51 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A nix-daemon on a store of its own.
 pub(crate) struct Store {
     pub(crate) directory: TempDir,
+    /// Where the store is for its daemon, if that is not our directory: there, another one's is for everybody else.
+    place: Option<PathBuf>,
     daemon: Option<Child>,
 }
 
 impl Store {
     pub(crate) fn start() -> Self {
-        let mut store = Self { directory: tempfile::tempdir().unwrap(), daemon: None };
+        Self::start_at(None)
+    }
+
+    /// Another machine's, with the same name for its store: its daemon sees the directories of this one there.
+    pub(crate) fn start_beside(other: &Self) -> Self {
+        Self::start_at(Some(other.directory.path().to_owned()))
+    }
+
+    fn start_at(place: Option<PathBuf>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["store", "var", "home"] {
+            std::fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        let mut store = Self { directory, place, daemon: None };
         store.serve();
         store
     }
 
+    /// As its daemon and its clients call it.
+    fn place(&self) -> &Path {
+        self.place.as_deref().unwrap_or(self.directory.path())
+    }
+
     /// Starts the daemon.
     pub(crate) fn serve(&mut self) {
-        let directory = &self.directory;
-        let daemon = Command::new("nix-daemon")
-            .envs(settings(directory.path()))
+        let here = self.directory.path();
+        let mut daemon = Command::new("unshare");
+        if let Some(place) = &self.place {
+            let script = r#"mount --bind "$0/store" "$1/store" && mount --bind "$0/var" "$1/var" && exec nix-daemon"#;
+            daemon.args(["--mount", "sh", "-ec", script]).args([here, place]);
+        } else {
+            daemon = Command::new("nix-daemon");
+        }
+        let daemon = daemon
+            .envs(settings(self.place()))
             .env_remove("NIX_REMOTE")
+            // It remembers there what substitutes it has heard of.
+            .env("HOME", here.join("home"))
             .stdin(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -65,7 +94,7 @@ impl Store {
 
     /// What its clients' environment must have.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
-        let mut all = settings(self.directory.path());
+        let mut all = settings(self.place());
         all.push(("NIX_REMOTE".to_owned(), "daemon".to_owned()));
         all.push(("NIX_DAEMON_SOCKET_PATH".to_owned(), self.socket()));
         all
@@ -95,7 +124,10 @@ fn settings(directory: &Path) -> Vec<(String, String)> {
         ("NIX_LOCALSTATE_DIR", at("var")),
         ("NIX_LOG_DIR", at("log")),
         ("NIX_CONF_DIR", at("etc")),
-        ("NIX_CONFIG", "sandbox = false\nsubstituters =\nbuild-users-group =".to_owned()),
+        (
+            "NIX_CONFIG",
+            "sandbox = false\nsubstituters =\nbuild-users-group =\nrequire-sigs = false".to_owned(),
+        ),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
