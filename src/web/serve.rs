@@ -7,6 +7,7 @@
 //! given up.
 
 mod finish;
+mod life;
 mod stream;
 
 use std::io;

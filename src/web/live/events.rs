@@ -135,7 +135,7 @@ pub(super) fn answer(
         }
         teller.out.flush()?;
         let again = |filter: &Filter| shared.live.subscribe(filter.clone()).ok();
-        teller.run(subscription, &again)
+        ended(teller.run(subscription, &again))
     }))
 }
 

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use super::life::mortal;
 use crate::web::context::Context;
 use crate::web::request::{Method, Request};
 use crate::web::response::{Body, Response};
@@ -42,6 +43,11 @@ pub(super) fn finish(context: &Context, request: &Request, mut response: Respons
         (false, _) => "no-store",
     };
     add(&mut response, "Cache-Control", cache);
+    if let Body::Stream(write) = response.body {
+        let private = context.shared.config.parameters.private;
+        response.body = Body::Stream(if private { mortal(write) } else { write });
+        return response;
+    }
     if !matches!(response.body, Body::Bytes(_)) {
         return response;
     }
