@@ -141,6 +141,7 @@ impl Namespace {
         run(&format!("ip link set {outside} up"));
         run(&format!("ip -n {name} address add {WORKER}/30 dev {inside}"));
         run(&format!("ip -n {name} link set {inside} up"));
+        run(&format!("ip -n {name} link set lo up"));
         this
     }
 
@@ -156,6 +157,24 @@ impl Drop for Namespace {
         let _ = Command::new("ip").args(["link", "delete", &self.outside]).status();
         let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
     }
+}
+
+/// Both are where no other network is, so that nothing of it is told there.
+#[test]
+fn a_worker_finds_its_server_by_itself() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can make a network");
+        return;
+    }
+    let namespace = Namespace::new();
+    let before = ["ip", "netns", "exec", &namespace.name];
+    let store = Store::start();
+    let place = store.directory.path();
+    let server = Server::start_by(&before, &place.join("server"), &[]);
+    let mut worker =
+        Worker::prepare(&place.join("worker"), "", &before, store.environment(), &["--workers=1"]);
+    worker.launch();
+    crate::support::until("the worker", || (!server.ask("workers").is_empty()).then_some(()));
 }
 
 /// Its link goes down in the midst of a build: nothing is closed, nothing is said.

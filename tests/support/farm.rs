@@ -125,16 +125,21 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one with its state where the daemon has it, and waits until it answers.
     pub(crate) fn start(state: &Path, options: &[&str]) -> Self {
+        Self::start_by(&[], state, &[&["--no-announce"], options].concat())
+    }
+
+    /// One that is run by a command, `before`, and announces itself.
+    pub(crate) fn start_by(before: &[&str], state: &Path, options: &[&str]) -> Self {
         let (port, log_port) = (free_port(), free_port());
-        let mut command = vec![
+        let mut command: Vec<String> = before.iter().map(|&word| word.to_owned()).collect();
+        command.extend([
             env!("CARGO_BIN_EXE_gorget").to_owned(),
             "remote-server".to_owned(),
             format!("--state-directory={}", state.display()),
             format!("--backend-port={port}"),
             format!("--log-port={log_port}"),
             "--no-publish".to_owned(),
-            "--no-announce".to_owned(),
-        ];
+        ]);
         command.extend(options.iter().map(|&option| option.to_owned()));
         let log = state.with_extension("server.log");
         let process = Process { command, environment: vec![], log, child: None };
@@ -211,7 +216,7 @@ impl Server {
 pub(crate) struct Worker(Process);
 
 impl Worker {
-    /// A worker of a server at `address`, which builds by the store daemon that `environment` names; not started.
+    /// A worker of a server at `address`, or of the one it finds if that is empty, which builds by the store daemon that `environment` names; not started.
     /// `before` is what its command is run by, none for most.
     pub(crate) fn prepare(
         state: &Path,
@@ -225,11 +230,13 @@ impl Worker {
             env!("CARGO_BIN_EXE_gorget").to_owned(),
             "remote-worker".to_owned(),
             format!("--state-directory={}", state.display()),
-            format!("--server={address}"),
             "--no-publish".to_owned(),
             // Those that it has by default are on a network that tests do without.
             "--substitute-urls=".to_owned(),
         ]);
+        if !address.is_empty() {
+            command.push(format!("--server={address}"));
+        }
         command.extend(options.iter().map(|&option| option.to_owned()));
         let log = state.with_extension("log");
         let mut environment = environment;

@@ -63,7 +63,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
                             tr {
                                 th scope="col" class="num" { "Priority" } th scope="col" class="name" { "Job" }
                                 th scope="col" { "Jobset" } th scope="col" { "System" }
-                                th scope="col" { "Waits for" } th scope="col" { "Since" } th scope="col" { "Build" }
+                                th scope="col" { "Why it waits" } th scope="col" { "Since" } th scope="col" { "Build" }
                             }
                         }
                         tbody {
@@ -73,7 +73,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
                                     td class="name" { a href=(list::build_link(context, build)) { (build.job) } }
                                     td { (part::jobset(context, &build.jobset)) }
                                     (list::system_cell(&build.job, &build.system))
-                                    td data-th="Waits for" {
+                                    td data-th="Why it waits" {
                                         (reasons.as_ref().map_or("–", |all| all.get(&build.id).map_or("its turn", String::as_str)))
                                     }
                                     td data-th="Since" { (part::time(context.now, build.timestamp)) }
