@@ -169,8 +169,7 @@ impl Remote {
         decide(&mut self.core, &mut effects);
         let takers = &self.takers;
         // Without a taker, it is found out when it is to be taken.
-        let is_open =
-            |order: &Order| takers.get(&Store::of(&order.derivation)).is_none_or(Taker::is_open);
+        let is_open = |store| takers.get(&store).is_none_or(Taker::is_open);
         self.core.take(&is_open, &mut effects);
         let mut news = News::default();
         let mut changed = false;

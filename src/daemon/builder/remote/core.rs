@@ -3,6 +3,7 @@
 //! Invariant: each build that was given to it is reported exactly once, unless it is left to the next life of the daemon;
 //! the server hears that an end is settled only after the books have it, so that no death on either side loses one.
 
+mod intake;
 #[cfg(test)]
 mod tests;
 
@@ -10,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::intake::Intake;
 use crate::db::workers::{Note, Worker as Record};
-use crate::model::build::{BuildId, Order, Outcome};
+use crate::model::build::{BuildId, Order, Outcome, Store};
 use crate::model::time::Time;
 use crate::proto::control::{Failure, FailureKind};
 use crate::proto::remote::Fault;
@@ -23,7 +25,7 @@ use crate::proto::remote::link::{
 pub(super) const AWAY: Duration = Duration::from_secs(180);
 
 /// Results that are taken into the store at once: each is a connection to the daemon, and its downloads.
-pub(super) const TAKERS: usize = 8;
+pub(super) const TAKERS: usize = 16;
 
 /// Aborted builds in a row after which a worker is held to be broken.
 const BROKEN: u32 = 10;
@@ -116,9 +118,8 @@ pub(super) struct Core {
     jobs: BTreeMap<BuildId, Job>,
     /// Of workers that are paused in the books.
     paused: BTreeSet<String>,
-    /// To be taken in when there is somebody to do it.
-    built: VecDeque<(BuildId, String)>,
-    taking: usize,
+    /// What was built and is not in the store yet.
+    intake: Intake,
     /// What was said and has no answer yet: the try it was to have built.
     asked: VecDeque<Option<Try>>,
     seen: BTreeMap<String, Time>,
@@ -139,8 +140,7 @@ impl Core {
             workers: BTreeMap::new(),
             jobs: abroad.into_iter().map(resume).collect(),
             paused,
-            built: VecDeque::new(),
-            taking: 0,
+            intake: Intake::default(),
             asked: VecDeque::new(),
             seen: BTreeMap::new(),
             seen_due: None,
@@ -434,6 +434,7 @@ impl Core {
         for adopt in adopted {
             self.say(Command::Adopt(adopt), out);
         }
+        self.paused.retain(|name| self.workers.contains_key(name));
         out.push(Effect::Note(Note::Only(self.workers.keys().cloned().collect())));
         out.push(Effect::Changed);
     }
@@ -460,7 +461,8 @@ impl Core {
         match report {
             Report::Succeeded { url } => {
                 job.phase = Phase::Taking;
-                self.built.push_back((id, url));
+                let store = Store::of(&job.order.derivation);
+                self.intake.add(id, url, store);
             }
             Report::Failed { fault, why } => {
                 let order = &job.order;
@@ -471,34 +473,26 @@ impl Core {
     }
 
     /// Hands out what was built while there is somebody to fetch it, for stores that are open.
-    pub(super) fn take(&mut self, is_open: &dyn Fn(&Order) -> bool, out: &mut Out) {
-        let mut later = VecDeque::new();
-        while self.taking < TAKERS
-            && let Some((id, url)) = self.built.pop_front()
-        {
-            let Some(job) = self.jobs.get(&id).filter(|job| job.phase == Phase::Taking) else {
-                continue;
-            };
-            if is_open(&job.order) {
-                self.taking += 1;
-                out.push(Effect::Take { url, order: Box::new(job.order.clone()) });
-            } else {
-                later.push_back((id, url));
+    pub(super) fn take(&mut self, is_open: &dyn Fn(Store) -> bool, out: &mut Out) {
+        while let Some((id, url)) = self.intake.next(is_open) {
+            match self.jobs.get(&id).filter(|job| job.phase == Phase::Taking) {
+                Some(job) => out.push(Effect::Take { url, order: Box::new(job.order.clone()) }),
+                // It was canceled.
+                None => self.intake.done(&url),
             }
         }
-        later.append(&mut self.built);
-        self.built = later;
     }
 
     /// Outputs were fetched, or could not be; with `Interrupted` they are to be fetched when their store is open again.
     pub(super) fn on_taken(&mut self, of: Try, url: String, outcome: Outcome, out: &mut Out) {
-        self.taking -= 1;
+        self.intake.done(&url);
         let current = |job: &&Job| job.order.attempt == of.attempt && job.phase == Phase::Taking;
-        if self.jobs.get(&of.build).filter(current).is_none() {
-            return;
-        }
+        let Some(job) = self.jobs.get(&of.build).filter(current) else { return };
         match outcome {
-            Outcome::Interrupted => self.built.push_back((of.build, url)),
+            Outcome::Interrupted => {
+                let store = Store::of(&job.order.derivation);
+                self.intake.add(of.build, url, store);
+            }
             outcome => self.end(of.build, outcome, out),
         }
     }

@@ -408,34 +408,57 @@ fn a_worker_on_which_everything_is_aborted_is_paused() {
     assert!(bench.core.serves(SYSTEM));
 }
 
+/// The builds that are to be fetched.
+fn fetched(effects: &[Effect]) -> Vec<i64> {
+    let one = |effect: &Effect| match effect {
+        Effect::Take { order, .. } => Some(order.id.0),
+        _ => None,
+    };
+    effects.iter().filter_map(one).collect()
+}
+
 #[test]
 fn results_wait_for_their_store_and_few_are_fetched_at_once() {
     let names: Vec<String> = (0..20).map(|n| format!("w{n}")).collect();
     let workers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "m")).collect();
     let mut bench = Bench::with(&workers);
+    // Of one place the first ten, each of the others of one of its own.
     for id in 1..=20 {
         bench.start(id);
-        bench.report(id, 1, success());
+        let url = if id <= 10 { URL.to_owned() } else { format!("http://10.0.0.{id}:5558") };
+        bench.report(id, 1, Report::Succeeded { url });
     }
     bench.take();
     bench.core.take(&|_| false, &mut bench.out);
     assert_eq!(bench.take(), []);
     bench.fetch();
-    assert_eq!(bench.take().len(), TAKERS);
-    // Its daemon went.
+    // What hangs there keeps nobody else from coming.
+    let others = 11..=20;
+    assert_eq!(fetched(&bench.take()), (1..=4).chain(others).collect::<Vec<_>>());
+    // Its daemon went: it comes last.
     bench.taken(1, Outcome::Interrupted);
     bench.fetch();
-    let next = i64::try_from(TAKERS).unwrap() + 1;
-    assert!(matches!(&bench.take()[..], [Effect::Take { order, .. }] if order.id == BuildId(next)));
-    bench.taken(2, done());
-    assert!(matches!(&bench.take()[..], [Effect::End { .. }]));
-    for id in next + 1..=20 {
-        bench.taken(id - i64::try_from(TAKERS).unwrap() + 1, done());
+    assert_eq!(fetched(&bench.take()), [5]);
+    for (id, next) in [(2, vec![6]), (3, vec![7]), (4, vec![8]), (5, vec![9]), (6, vec![10])] {
+        bench.taken(id, done());
         bench.fetch();
+        assert_eq!(fetched(&bench.take()), next);
     }
-    bench.taken(20, done());
+    bench.taken(7, done());
     bench.fetch();
-    let again =
-        |effect: &&Effect| matches!(effect, Effect::Take { order, .. } if order.id == BuildId(1));
-    assert_eq!(bench.take().iter().filter(again).count(), 1);
+    assert_eq!(fetched(&bench.take()), [1]);
+}
+
+#[test]
+fn no_more_are_fetched_at_once_than_there_are_threads() {
+    let names: Vec<String> = (0..20).map(|n| format!("w{n}")).collect();
+    let workers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "m")).collect();
+    let mut bench = Bench::with(&workers);
+    for id in 1..=20 {
+        bench.start(id);
+        bench.report(id, 1, Report::Succeeded { url: format!("http://10.0.0.{id}:5558") });
+    }
+    bench.take();
+    bench.fetch();
+    assert_eq!(fetched(&bench.take()).len(), TAKERS);
 }
