@@ -36,6 +36,8 @@ fn form(context: &Context, status: u16, next: &str, failed: Option<&str>) -> Res
         @if let Some(why) = failed { p role="alert" { (why) } }
         form class="edit" method="post" action=(context.link("/login")) {
             @if is_here(next) { input type="hidden" name="next" value=(next); }
+            // For those who keep passwords: without a name beside it they ask for one.
+            input type="text" name="username" value="token" autocomplete="username" hidden;
             p {
                 label for="token" { "Token" }
                 input id="token" name="token" type="password" autocomplete="current-password" required;
