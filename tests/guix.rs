@@ -334,8 +334,7 @@ fn an_evaluation_that_waits_can_be_canceled() {
 /// Git takes repositories from their owners alone, and mirrors are the daemon's.
 #[test]
 fn channels_are_lent_to_the_job_user() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("only root can run jobs as another user: nothing is tested");
+    if !crate::support::is_root("run jobs as another user") {
         return;
     }
     let store = Store::start();

@@ -62,3 +62,13 @@ pub(crate) fn within<T>(
 pub(crate) fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     within(PATIENCE, what, condition)
 }
+
+/// Whether a test may do `what`, which only root can.
+#[track_caller]
+pub(crate) fn is_root(what: &str) -> bool {
+    let root = ::nix::unistd::geteuid().is_root();
+    if !root {
+        browser::missing(&format!("only root can {what}"));
+    }
+    root
+}

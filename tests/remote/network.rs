@@ -9,7 +9,7 @@ use crate::support::daemon::{Daemon, PATIENCE};
 use crate::support::farm::{Server, Worker, add};
 use crate::support::jobs::{Repository, system};
 use crate::support::nix::Store;
-use crate::support::{now, within};
+use crate::support::{is_root, now, within};
 
 /// Until a worker that is gone is known to be: heartbeats that fail, its grace, and a busy machine.
 const NOTICED: Duration = Duration::from_secs(45);
@@ -162,8 +162,7 @@ impl Drop for Namespace {
 /// Both are where no other network is, so that nothing of it is told there.
 #[test]
 fn a_worker_finds_its_server_by_itself() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can make a network");
+    if !is_root("make a network") {
         return;
     }
     let namespace = Namespace::new();
@@ -180,8 +179,7 @@ fn a_worker_finds_its_server_by_itself() {
 /// Its link goes down in the midst of a build: nothing is closed, nothing is said.
 #[test]
 fn a_worker_whose_network_disappears_loses_its_build() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can make a network");
+    if !is_root("make a network") {
         return;
     }
     let namespace = Namespace::new();

@@ -77,8 +77,8 @@ fn the_store_is_published_and_published_again() {
 
 #[test]
 fn the_server_runs_as_the_user_it_is_told() {
-    if !nix::unistd::geteuid().is_root() {
-        return; // Only root can become others.
+    if !crate::support::is_root("become another user") {
+        return;
     }
     let sandbox = sandbox();
     let server = start(&sandbox, &["--user=nobody", "--socket-group=adm"]);
