@@ -31,7 +31,7 @@ pub(super) const TAKERS: usize = 16;
 const BROKEN: u32 = 10;
 
 /// How often the books are told when workers were last seen.
-const SEEN: Duration = Duration::from_secs(60);
+const SEEN: Duration = Duration::from_secs(30);
 
 /// What is asked of the world.
 #[derive(Debug, PartialEq)]
