@@ -12,7 +12,7 @@ mod output;
 mod placed;
 pub(crate) mod process;
 pub(crate) mod queue;
-mod remote;
+pub(crate) mod remote;
 mod running;
 mod state;
 pub(crate) mod store;

@@ -6,26 +6,28 @@
 //! once nor under one that reads what it left, every wait has a reason, every accepted trigger is followed by an evaluation of a commit at least as new,
 //! and in the end every build has ended and every counter is right.
 
+mod jobs;
+mod queue;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::builder::queue::{Facts, Queue, Taken};
-use super::evaluator::{self, Answer, Evaluated, Request};
+use self::jobs::resolved;
+use super::builder::queue::Queue;
+use super::evaluator::{self, Answer, Request};
 use super::monitor::core as monitor;
-use super::monitor::{Message, Moment, Reply, Seed};
+use super::monitor::{Moment, Seed};
 use super::updater;
-use crate::db::builds::{self, Changes};
+use crate::db::builds;
 use crate::db::promises::{self, Promised};
 use crate::db::testing::Books;
 use crate::db::{evaluations, jobsets, maintenance};
-use crate::git::{self, Look, Resolved};
-use crate::model::build::{BuildId, Outcome};
+use crate::git;
+use crate::model::build::BuildId;
 use crate::model::evaluation::{Ending, EvaluationId};
-use crate::model::job::{NewJob, ProcessWork, Work};
 use crate::model::spec::{Channel, Evaluator, JobsetName, Reference, Specification};
 use crate::model::status::{BuildStatus, EvaluationStatus};
 use crate::model::time::Time;
@@ -352,355 +354,6 @@ impl World {
         }
     }
 
-    fn trigger(&mut self, n: usize) {
-        let (reply, answer) = bounded(1);
-        self.tell(n, Message::Trigger(Reply::new(reply)));
-        if answer.try_recv().unwrap().is_ok() {
-            self.owed[n] = self.heads[n % URLS.len()];
-        }
-    }
-
-    /// A person repeats some evaluation.
-    fn retry(&mut self) {
-        let all = evaluations::list(&self.books.conn, None, 10_000).unwrap();
-        let Some(evaluation) = self.random.choice(all) else { return };
-        let n = (0..JOBSETS).find(|n| specification(*n).name == evaluation.jobset).unwrap();
-        let commit = evaluation.checkouts[0].commit.parse().unwrap();
-        let (reply, answer) = bounded(1);
-        self.tell(n, Message::Retry(evaluation.id, evaluation.checkouts, Reply::new(reply)));
-        if answer.try_recv().unwrap().is_ok() {
-            self.retries[n].insert(commit);
-        }
-    }
-
-    fn tell(&mut self, n: usize, message: Message) {
-        let (now, mut out) = (self.moment(), vec![]);
-        self.monitors[n].on_message(now, message, &mut out);
-        self.perform(n, out);
-    }
-
-    fn perform(&mut self, n: usize, effects: Vec<monitor::Effect>) {
-        for effect in effects {
-            match effect {
-                monitor::Effect::Fetch(channels) => {
-                    self.next_ticket += 1;
-                    let ticket = updater::Ticket(self.next_ticket);
-                    self.tickets.insert(ticket, n);
-                    let mut out = vec![];
-                    self.updater.on_request(ticket, channels, &mut out);
-                    self.perform_updates(out);
-                }
-                monitor::Effect::Evaluate(request) => {
-                    let lane = self.lanes[n].0.clone();
-                    let mut out = vec![];
-                    self.evaluator
-                        .on_message(evaluator::Message::Evaluate(request, lane), &mut out);
-                    self.perform_evaluations(out);
-                }
-                monitor::Effect::Checked(error) => {
-                    let name = specification(n).name;
-                    self.books.write(|tx| jobsets::checked(tx, &name, error.as_deref())).unwrap();
-                    if error.is_some() {
-                        // Whoever asked can read why nothing came of it.
-                        self.owed[n] = self.owed[n].min(self.evaluated[n]);
-                        self.retries[n].clear();
-                    }
-                }
-                monitor::Effect::Withdraw => {
-                    let message = evaluator::Message::Withdraw(specification(n).name);
-                    let mut out = vec![];
-                    self.evaluator.on_message(message, &mut out);
-                    self.perform_evaluations(out);
-                }
-                monitor::Effect::Cleared => {
-                    let name = specification(n).name;
-                    self.books.write(|tx| jobsets::clear_error(tx, &name)).unwrap();
-                }
-                monitor::Effect::Promise(promise) => {
-                    let name = specification(n).name;
-                    self.books.write(|tx| promises::make(tx, &name, promise)).unwrap();
-                }
-                monitor::Effect::Settle(promise) => {
-                    let name = specification(n).name;
-                    self.books.write(|tx| promises::settle(tx, &name, promise)).unwrap();
-                }
-                monitor::Effect::Answer(reply, answer) => reply.send(answer),
-            }
-        }
-        self.arm(n);
-    }
-
-    fn perform_updates(&mut self, effects: Vec<updater::Effect>) {
-        for effect in effects {
-            match effect {
-                updater::Effect::Look(Look { url, references }) => {
-                    self.looks += 1;
-                    let references = references.iter().map(|r| format!("{r:?}")).collect();
-                    let (life, look) = (self.life, self.looks);
-                    self.soon(2000, Event::LookRead { life, url, references, look });
-                }
-                updater::Effect::Answer(ticket, result) => {
-                    let n = self.tickets.remove(&ticket).expect("every fetch is answered once");
-                    let (now, mut out) = (self.moment(), vec![]);
-                    self.monitors[n].on_fetched(now, result, &mut out);
-                    self.perform(n, out);
-                }
-            }
-        }
-    }
-
-    fn perform_evaluations(&mut self, effects: Vec<evaluator::Effect>) {
-        for effect in effects {
-            match effect {
-                evaluator::Effect::Start(slot, request) => {
-                    let name = request.specification.name.clone();
-                    let same = self.evaluations.values();
-                    assert!(same.into_iter().all(|other| other.request.specification.name != name));
-                    let id = self
-                        .books
-                        .write(|tx| {
-                            evaluations::start(
-                                tx,
-                                &name,
-                                &request.fingerprint,
-                                request.decided,
-                                &request.checkouts,
-                            )
-                        })
-                        .unwrap();
-                    self.evaluator.on_begun(slot, id);
-                    let running = Running { id, request, made: vec![], ending: None };
-                    self.evaluations.insert(slot, running);
-                    let left = self.random.usize(1..4);
-                    let life = self.life;
-                    self.soon(30_000, Event::Batch { life, slot, left });
-                }
-                evaluator::Effect::Cut(slot, _) => {
-                    if let Some(running) = self.evaluations.get_mut(&slot) {
-                        running.ending = Some(Ending::Canceled);
-                    }
-                }
-                evaluator::Effect::Answer(lane, answer) => lane.try_send(answer).unwrap(),
-            }
-        }
-        for n in 0..JOBSETS {
-            while let Ok(answer) = self.lanes[n].1.try_recv() {
-                let (now, mut out) = (self.moment(), vec![]);
-                self.monitors[n].on_answer(now, answer, &mut out);
-                self.perform(n, out);
-            }
-        }
-    }
-
-    /// One batch of an evaluation's jobs, or its end.
-    fn register(&mut self, slot: u64, left: usize) {
-        let (failed, broken) = (self.misfortune(30), self.misfortune(10));
-        let Some(running) = self.evaluations.get_mut(&slot) else { return };
-        if failed {
-            running.ending.get_or_insert(Ending::Failed("exit status 1".to_owned()));
-        } else if broken {
-            running.ending.get_or_insert(Ending::Aborted("no space left".to_owned()));
-        }
-        if left > 0 && running.ending.is_none() {
-            let commit = running.request.checkouts[0].commit.clone();
-            let id = running.id;
-            let mut jobs = vec![];
-            for _ in 0..self.random.usize(1..6) {
-                let n = running.made.len();
-                // Half of the jobs do not depend on the commit, so later evaluations meet them again.
-                let version = if n % 2 == 0 { &commit } else { "same" };
-                let mut needs: Vec<String> = vec![];
-                for need in &running.made {
-                    if self.random.u32(0..3) == 0 && (n % 2 == 0 || need.ends_with("same")) {
-                        needs.push(need.clone());
-                    }
-                }
-                let derivation = format!("process:{n}-{version}");
-                running.made.push(derivation.clone());
-                jobs.push(job(n, derivation, needs));
-            }
-            let changes = self.books.write(|tx| builds::register(tx, id, &jobs)).unwrap();
-            self.changed(changes);
-            let life = self.life;
-            self.soon(30_000, Event::Batch { life, slot, left: left - 1 });
-            return;
-        }
-        let Running { id, request, ending, .. } = self.evaluations.remove(&slot).unwrap();
-        let ending = ending.unwrap_or(Ending::Succeeded);
-        let supersede = request.specification.supersede;
-        let changes = self.books.write(|tx| evaluations::end(tx, id, &ending, supersede)).unwrap();
-        self.changed(changes);
-        let n = self.jobset(&request.specification.name);
-        let commit: u64 = request.checkouts[0].commit.parse().unwrap();
-        if matches!(ending, Ending::Aborted(_)) {
-            self.faults[n] += 1;
-            if self.faults[n] >= TRIES {
-                // The tries may be spent; whoever asked can read why.
-                self.owed[n] = self.owed[n].min(self.evaluated[n]);
-                self.retries[n].clear();
-            }
-        } else {
-            self.faults[n] = 0;
-            self.evaluated[n] = self.evaluated[n].max(commit);
-            self.retries[n].remove(&commit);
-        }
-        let evaluated =
-            Evaluated { jobset: request.specification.name, evaluation: Some(id), ending };
-        let mut out = vec![];
-        self.evaluator.on_ended(slot, evaluated, &mut out);
-        self.perform_evaluations(out);
-    }
-
-    fn jobset(&self, name: &JobsetName) -> usize {
-        (0..JOBSETS).find(|n| specification(*n).name == *name).unwrap()
-    }
-
-    fn end_build(&mut self, id: BuildId, attempt: i64) {
-        let outcome = match self.random.u32(0..10) {
-            0 => Outcome::Failed("exit status 1".to_owned()),
-            1 if !self.is_kind() => Outcome::Aborted("the store went away".to_owned()),
-            _ => Outcome::Succeeded { outputs: BTreeMap::new(), products: vec![] },
-        };
-        assert_eq!(self.running.remove(&id), Some(attempt));
-        assert!(self.ended.insert((id, attempt)), "try {attempt} of {id} ended twice");
-        assert!(self.queue.over(id, attempt));
-        let changes = self.books.write(|tx| builds::end(tx, id, attempt, &outcome)).unwrap();
-        self.queue.settled(id);
-        self.follow(vec![id]);
-        self.changed(changes);
-    }
-
-    /// A person does something.
-    fn meddle(&mut self) {
-        if self.random.u32(0..8) == 0 {
-            return self.retry();
-        }
-        let last = builds::list(&self.books.conn, &builds::Filter::default(), 1).unwrap();
-        let Some(last) = last.first() else { return };
-        let id = BuildId(self.random.i64(1..=last.id.0));
-        let evaluation = last.evaluation;
-        let choice = self.random.u32(0..7);
-        let all = self.random.bool();
-        let result = self.books.write(|tx| match choice {
-            0 => builds::cancel(tx, id),
-            1 => builds::restart(tx, id),
-            2 => builds::cancel_evaluation(tx, evaluation),
-            3 => builds::restart_evaluation(tx, evaluation, all),
-            4 => builds::prioritize(tx, id, 5),
-            5 => builds::expire(tx, Duration::from_secs(600)),
-            _ => Ok(Changes::default()),
-        });
-        if let Ok(changes) = result {
-            self.changed(changes);
-        }
-        if choice == 6
-            && let Some(running) = self.evaluations.values().next()
-        {
-            let (reply, _answer) = bounded(1);
-            let id = running.id;
-            let mut out = vec![];
-            self.evaluator.on_message(evaluator::Message::Cancel(id, reply), &mut out);
-            self.perform_evaluations(out);
-        }
-    }
-
-    fn changed(&mut self, changes: Changes) {
-        self.follow(changes.scheduled.into_iter().chain(changes.ended).collect());
-    }
-
-    /// As the builder does: makes the queue agree with the books.
-    fn follow(&mut self, ids: Vec<BuildId>) {
-        let conn = &self.books.conn;
-        let mut entries = builds::entries(conn, &ids).unwrap();
-        let mut known: BTreeSet<BuildId> = ids.iter().copied().collect();
-        let mut next = 0;
-        while next < entries.len() {
-            let missing: Vec<BuildId> = entries[next]
-                .waits_for
-                .iter()
-                .copied()
-                .filter(|id| !self.queue.knows(*id) && known.insert(*id))
-                .collect();
-            entries.extend(builds::entries(conn, &missing).unwrap());
-            next += 1;
-        }
-        let running: Vec<(BuildId, i64)> = builds::running(conn)
-            .unwrap()
-            .into_iter()
-            .map(|(id, attempt, _)| (id, attempt))
-            .collect();
-        let facts = Facts {
-            now: self.start + self.passed,
-            wall: self.wall(),
-            ids: &ids,
-            entries,
-            running: &running,
-        };
-        let stopped = self.queue.follow(facts, &|_, _| None);
-        for id in stopped {
-            // Its processes take a moment to die; its report comes as for any other.
-            let attempt = self.running[&id];
-            let life = self.life;
-            self.soon(3000, Event::BuildEnded { life, id, attempt });
-            self.agenda.retain(|Reverse((when, _, event))| {
-                !matches!(event, Event::BuildEnded { id: other, .. } if *other == id)
-                    || *when <= self.passed + Duration::from_secs(3)
-            });
-            // Exactly one report may be left.
-            let mut seen = false;
-            self.agenda.retain(|Reverse((_, _, event))| match event {
-                Event::BuildEnded { id: other, .. } if *other == id => {
-                    !std::mem::replace(&mut seen, true)
-                }
-                _ => true,
-            });
-        }
-    }
-
-    /// Hands out all that can be.
-    fn advance(&mut self) {
-        while let Some(Taken { id, .. }) = self.queue.take() {
-            let started = self.books.write(|tx| builds::start(tx, id, Path::new("/log"), None));
-            match started {
-                Ok(order) => {
-                    let again = self.queue.started(id, order.attempt);
-                    let before = self.running.insert(id, order.attempt);
-                    assert_eq!(before, None, "build {id} runs twice at once");
-                    for need in &order.needs {
-                        assert!(!need.job.is_empty() && !need.expired, "build {id}: {need:?}");
-                    }
-                    let readers: i64 = self
-                        .books
-                        .conn
-                        .query_row(
-                            "SELECT count(*) FROM dependencies d JOIN builds b ON b.id = d.source
-                             WHERE d.target = ?1 AND b.status = -1",
-                            [id],
-                            |row| row.get(0),
-                        )
-                        .unwrap();
-                    assert_eq!(readers, 0, "build {id} starts under those that read what it left");
-                    let (life, attempt) = (self.life, order.attempt);
-                    self.soon(120_000, Event::BuildEnded { life, id, attempt });
-                    if again {
-                        self.follow(vec![id]);
-                    }
-                }
-                Err(error) => panic!("build {id} was handed out and cannot start: {error}"),
-            }
-        }
-        if let Some(due) = self.queue.deadline() {
-            let when = (due - self.start).max(self.passed);
-            let armed = self
-                .agenda
-                .iter()
-                .any(|Reverse((at, _, event))| *event == Event::QueueDeadline && *at <= when);
-            if !armed {
-                self.at(when, Event::QueueDeadline);
-            }
-        }
-    }
-
     /// What must hold whenever all have had time to do what they were asked for.
     fn reckon(&self) {
         let seed = self.seed;
@@ -744,30 +397,6 @@ impl World {
         let (wrong, _) =
             maintenance::miscounted(&self.books.conn, EvaluationId(0), 10_000).unwrap();
         assert_eq!(wrong, [], "seed {seed}: counters differ from a recount");
-    }
-}
-
-fn resolved(n: u64) -> Resolved {
-    Resolved { commit: n.to_string(), tree: n.to_string(), directory: "/checkout".into() }
-}
-
-fn job(n: usize, derivation: String, needs: Vec<String>) -> NewJob {
-    NewJob {
-        name: format!("job-{n}"),
-        system: "x86_64-linux".to_owned(),
-        derivation,
-        nix_name: format!("job-{n}"),
-        outputs: BTreeMap::new(),
-        priority: i64::try_from(n).unwrap(),
-        timeout: 0,
-        max_silent_time: 0,
-        work: Work::Process(ProcessWork {
-            command: vec!["true".to_owned()],
-            environment: BTreeMap::new(),
-            products: vec![],
-            needs: needs.iter().map(|need| need.replace("process:", "job-")).collect(),
-        }),
-        needs,
     }
 }
 

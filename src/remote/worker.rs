@@ -14,7 +14,7 @@
 //! Invariant: what was begun is reported, however long the server is away, unless this process is told twice to stop.
 
 mod build;
-mod core;
+pub(super) mod core;
 mod dealer;
 mod find;
 mod log_stream;

@@ -277,7 +277,7 @@ impl Pen {
 }
 
 /// Starts a build in the books. Refuses one that has others to wait for since the queue took it.
-fn start(
+pub(super) fn start(
     tx: &mut Tx<'_>,
     Start { id, worker }: &Start,
     logs: &std::path::Path,

@@ -4,6 +4,8 @@
 //! takes what was built into the store here. Builds go on when the daemon ends, and are found again by the next.
 
 mod core;
+#[cfg(test)]
+pub(crate) mod farm;
 mod link;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -22,7 +22,7 @@ const MAX_PARKED: usize = 16;
 
 /// How a build ended here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(in crate::remote) enum Ended {
     Succeeded,
     Failed(Fault, String),
     /// It was given up because this loop said so.
@@ -31,14 +31,14 @@ pub(super) enum Ended {
 
 /// What a server told of itself and of us.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Server {
-    pub(super) log_port: u16,
-    pub(super) publish_port: Option<u16>,
+pub(in crate::remote) struct Server {
+    pub(in crate::remote) log_port: u16,
+    pub(in crate::remote) publish_port: Option<u16>,
 }
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(in crate::remote) enum Effect {
     Say(FromWorker),
     /// See whether a build could begin here; `checked` is the answer.
     Check,
@@ -84,7 +84,7 @@ enum Stop {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Core {
+pub(in crate::remote) struct Core {
     me: Worker,
     /// Where what was built here can be fetched.
     publish_port: u16,
@@ -108,7 +108,7 @@ pub(super) struct Core {
 
 impl Core {
     /// `me` has no address yet.
-    pub(super) fn new(me: Worker, publish_port: u16, period: Duration) -> Self {
+    pub(in crate::remote) fn new(me: Worker, publish_port: u16, period: Duration) -> Self {
         Self {
             me,
             publish_port,
@@ -127,7 +127,7 @@ impl Core {
     }
 
     /// When `on_due` is to be called.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(in crate::remote) fn due(&self) -> Option<Instant> {
         let pause = match self.work {
             Work::Pausing(until) => Some(until),
             Work::Nothing | Work::Checking | Work::Asked | Work::Building { .. } => None,
@@ -135,7 +135,7 @@ impl Core {
         [self.ping, pause, self.until].into_iter().flatten().min()
     }
 
-    pub(super) fn on_due(&mut self, now: Instant, out: &mut Vec<Effect>) {
+    pub(in crate::remote) fn on_due(&mut self, now: Instant, out: &mut Vec<Effect>) {
         if self.ping.is_some_and(|ping| ping <= now) {
             out.push(Effect::Say(FromWorker::Ping(self.me.clone())));
             self.ping = Some(now + PING);
@@ -150,14 +150,14 @@ impl Core {
     }
 
     /// The first message of a connection: what was said over the one before may never have come.
-    pub(super) fn on_probe(&mut self, out: &mut Vec<Effect>) {
+    pub(in crate::remote) fn on_probe(&mut self, out: &mut Vec<Effect>) {
         self.lose();
         self.link = Link::Greeting;
         out.push(Effect::Say(FromWorker::RequestInfo));
     }
 
     /// Something could not be sent: the connection is gone.
-    pub(super) fn on_cut(&mut self) {
+    pub(in crate::remote) fn on_cut(&mut self) {
         self.lose();
     }
 
@@ -169,7 +169,12 @@ impl Core {
         }
     }
 
-    pub(super) fn on_message(&mut self, now: Instant, message: ToWorker, out: &mut Vec<Effect>) {
+    pub(in crate::remote) fn on_message(
+        &mut self,
+        now: Instant,
+        message: ToWorker,
+        out: &mut Vec<Effect>,
+    ) {
         match message {
             ToWorker::Info { address, log_port, publish_port } => {
                 if self.link != Link::Greeting {
@@ -229,7 +234,7 @@ impl Core {
     }
 
     /// Whether a build could begin, and if not, what is in the way.
-    pub(super) fn on_checked(
+    pub(in crate::remote) fn on_checked(
         &mut self,
         now: Instant,
         result: Result<(), String>,
@@ -254,7 +259,12 @@ impl Core {
         }
     }
 
-    pub(super) fn on_ended(&mut self, now: Instant, ended: Ended, out: &mut Vec<Effect>) {
+    pub(in crate::remote) fn on_ended(
+        &mut self,
+        now: Instant,
+        ended: Ended,
+        out: &mut Vec<Effect>,
+    ) {
         let Work::Building { derivation, given_up } =
             std::mem::replace(&mut self.work, Work::Nothing)
         else {
@@ -311,14 +321,14 @@ impl Core {
     }
 
     /// The first request to stop, a TERM.
-    pub(super) fn drain(&mut self, now: Instant, out: &mut Vec<Effect>) {
+    pub(in crate::remote) fn drain(&mut self, now: Instant, out: &mut Vec<Effect>) {
         self.stop = self.stop.max(Stop::Draining);
         self.parked.clear();
         self.go_on(now, out);
     }
 
     /// The second.
-    pub(super) fn abort(&mut self, now: Instant, out: &mut Vec<Effect>) {
+    pub(in crate::remote) fn abort(&mut self, now: Instant, out: &mut Vec<Effect>) {
         self.stop = Stop::Aborting;
         self.parked.clear();
         self.until = Some(now + ENDING);

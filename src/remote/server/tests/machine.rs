@@ -1,22 +1,32 @@
-//! A worker of Cuirass's kind as a state machine: it says what Guile's says, reads nothing while it builds, asks again
-//! when it reads a probe, and what it does not expect ends it, but for its pings.
+//! A worker as a state machine, of one of two kinds.
+//!
+//! One of Cuirass's says what Guile's says, reads nothing while it builds, asks again when it reads a probe, and what it
+//! does not expect ends it, but for its pings. One of ours is the real core, around which there is nothing but this.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::proto::remote::{Fault, FromWorker, ToWorker, Worker};
+use crate::remote::worker::core::{Core, Effect, Ended};
 
 pub(super) const WHO_AM_I: &str = "(worker-request-info)";
 
-/// The two connections of a worker.
+pub(super) const SYSTEM: &str = "x86_64-linux";
+
+/// How soon a worker of ours asks again that was told that there is nothing, or found something in its way.
+const PERIOD: Duration = Duration::from_secs(20);
+
+/// The connections of a worker; one of ours has the first alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Socket {
     Asks,
     Pings,
 }
 
+/// Where one of Cuirass's is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
-    Absent,
     Probe,
     Info,
     Asked,
@@ -24,13 +34,30 @@ enum Step {
     Dead(String),
 }
 
-/// What comes of reading.
+enum Kind {
+    Absent,
+    Guile(Step),
+    Ours(Box<Ours>),
+}
+
+struct Ours {
+    core: Core,
+    building: Option<String>,
+    /// What it reported last.
+    ended: Option<String>,
+}
+
+/// What comes of hearing something.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reaction {
     Say(String),
     /// It begins to ping.
     Ping,
+    /// It looks whether it could build.
+    Check,
     Build(String),
+    /// What it builds is to end soon.
+    GiveUp,
     /// A connection that breaks before it knows who it is costs it its life, whatever the server does.
     Die,
 }
@@ -38,10 +65,14 @@ pub(super) enum Reaction {
 pub(super) struct Machine {
     number: usize,
     pub(super) life: u64,
-    step: Step,
+    kind: Kind,
+    /// The builds that it has begun.
+    pub(super) begun: u64,
+    /// What is built is no longer wanted.
+    given_up: bool,
     /// What has arrived and was not read; `None` is a probe.
-    pub(super) inbox: VecDeque<Option<String>>,
-    /// What is said while there is no connection, by socket.
+    inbox: VecDeque<Option<String>>,
+    /// What one of Cuirass's says while there is no connection, by socket.
     pub(super) queues: [Vec<String>; 2],
     pub(super) connections: [Option<usize>; 2],
     /// Until when there is no network.
@@ -53,7 +84,9 @@ impl Machine {
         Self {
             number,
             life: 0,
-            step: Step::Absent,
+            kind: Kind::Absent,
+            begun: 0,
+            given_up: false,
             inbox: VecDeque::new(),
             queues: [Vec::new(), Vec::new()],
             connections: [None; 2],
@@ -66,18 +99,39 @@ impl Machine {
         format!("w{}l{}", self.number, self.life)
     }
 
+    /// Every other one is of ours.
+    pub(super) fn is_ours(&self) -> bool {
+        self.number % 2 == 1
+    }
+
+    pub(super) fn sockets(&self) -> &'static [Socket] {
+        if self.is_ours() { &[Socket::Asks] } else { &[Socket::Asks, Socket::Pings] }
+    }
+
     pub(super) fn begin(&mut self) {
-        let parted = self.parted;
-        *self = Self { life: self.life + 1, step: Step::Probe, parted, ..Self::new(self.number) };
+        let (life, begun, parted) = (self.life + 1, self.begun, self.parted);
+        *self = Self { life, begun, parted, ..Self::new(self.number) };
+        self.kind = if self.is_ours() {
+            let me = Worker {
+                name: self.name(),
+                address: String::new(),
+                machine: self.machine(),
+                systems: vec![SYSTEM.to_owned()],
+            };
+            let core = Core::new(me, 5558, PERIOD);
+            Kind::Ours(Box::new(Ours { core, building: None, ended: None }))
+        } else {
+            Kind::Guile(Step::Probe)
+        };
     }
 
     pub(super) fn die(&mut self) {
-        self.step = Step::Absent;
+        self.kind = Kind::Absent;
         self.connections = [None; 2];
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        self.step != Step::Absent
+        !matches!(self.kind, Kind::Absent)
     }
 
     pub(super) fn lives(&self, life: u64) -> bool {
@@ -86,17 +140,21 @@ impl Machine {
 
     /// What it read that it did not expect.
     pub(super) fn dead(&self) -> Option<&str> {
-        match &self.step {
-            Step::Dead(what) => Some(what),
-            _ => None,
+        match &self.kind {
+            Kind::Guile(Step::Dead(what)) => Some(what),
+            Kind::Absent | Kind::Guile(_) | Kind::Ours(_) => None,
         }
+    }
+
+    fn machine(&self) -> String {
+        format!("m{}", self.number / 2)
     }
 
     fn record(&self) -> String {
         format!(
-            r#"(worker (name "{}") (address "10.0.0.2") (machine "m{}") (systems ("x86_64-linux")) (last-seen 0))"#,
+            r#"(worker (name "{}") (address "10.0.0.2") (machine "{}") (systems ("{SYSTEM}")) (last-seen 0))"#,
             self.name(),
-            self.number / 2
+            self.machine()
         )
     }
 
@@ -110,66 +168,170 @@ impl Machine {
 
     /// The derivations that it has, or has something to say of.
     pub(super) fn concern(&self) -> Vec<String> {
-        let named = |text: &String| {
-            Some(text.split("(drv \"").nth(1)?.split('"').next().unwrap().to_owned())
-        };
+        let named = |text: &String| derivation(text).map(str::to_owned);
         let said = self.queues.iter().flatten().filter_map(named);
         let unread = self.inbox.iter().flatten().filter_map(named);
         let mut all: Vec<String> = said.chain(unread).collect();
-        if let Step::Building(derivation) = &self.step {
-            all.push(derivation.clone());
+        match &self.kind {
+            Kind::Guile(Step::Building(derivation)) => all.push(derivation.clone()),
+            Kind::Ours(ours) => all.extend(ours.building.iter().chain(&ours.ended).cloned()),
+            Kind::Absent | Kind::Guile(_) => {}
         }
         all
     }
 
-    /// Reads until it builds, or there is no more.
-    pub(super) fn read(&mut self, _address: IpAddr) -> Vec<Reaction> {
+    /// A message has arrived; `None` is a probe.
+    pub(super) fn hear(&mut self, now: Instant, text: Option<String>) -> Vec<Reaction> {
+        match &mut self.kind {
+            Kind::Absent => Vec::new(),
+            Kind::Guile(_) => {
+                self.inbox.push_back(text);
+                self.read()
+            }
+            Kind::Ours(_) => self.decide(|core, out| match text {
+                None => core.on_probe(out),
+                Some(text) => {
+                    core.on_message(now, ToWorker::parse(text.as_bytes()).unwrap(), out);
+                }
+            }),
+        }
+    }
+
+    /// One of Cuirass's reads until it builds, or there is no more.
+    fn read(&mut self) -> Vec<Reaction> {
+        let (ready, request) = (format!("(worker-ready {})", self.record()), self.request());
+        let name = self.name();
+        let Kind::Guile(step) = &mut self.kind else { return Vec::new() };
         let mut out = Vec::new();
-        while !matches!(self.step, Step::Building(_) | Step::Dead(_) | Step::Absent)
+        while !matches!(step, Step::Building(_) | Step::Dead(_))
             && let Some(text) = self.inbox.pop_front()
         {
-            match (&self.step, text.as_deref()) {
+            match (&*step, text.as_deref()) {
                 (Step::Probe, None) => {
                     out.push(Reaction::Say(WHO_AM_I.to_owned()));
-                    self.step = Step::Info;
+                    *step = Step::Info;
                 }
                 (Step::Info, Some(text)) if text.starts_with("(server-info ") => {
-                    let ready = format!("(worker-ready {})", self.record());
                     out.extend([
-                        Reaction::Say(ready),
+                        Reaction::Say(ready.clone()),
                         Reaction::Ping,
-                        Reaction::Say(self.request()),
+                        Reaction::Say(request.clone()),
                     ]);
-                    self.step = Step::Asked;
+                    *step = Step::Asked;
                 }
                 (Step::Info, None) => {
                     out.push(Reaction::Die);
                     return out;
                 }
-                (Step::Asked, None) => out.push(Reaction::Say(self.request())),
+                (Step::Asked, None) => out.push(Reaction::Say(request.clone())),
                 (Step::Asked, Some(text)) if text.starts_with("(build (drv \"") => {
                     let derivation = text.split('"').nth(1).unwrap().to_owned();
                     out.push(Reaction::Say(format!(
-                        r#"(build-started (drv "{derivation}") (worker "{}"))"#,
-                        self.name()
+                        r#"(build-started (drv "{derivation}") (worker "{name}"))"#
                     )));
                     out.push(Reaction::Build(derivation.clone()));
-                    self.step = Step::Building(derivation);
+                    self.begun += 1;
+                    *step = Step::Building(derivation);
                 }
-                (step, text) => self.step = Step::Dead(format!("{text:?} when {step:?}")),
+                (step_now, text) => {
+                    let what = format!("{text:?} when {step_now:?}");
+                    *step = Step::Dead(what);
+                }
             }
         }
         out
     }
 
-    /// The build has ended: what it says then, and asks for at once.
-    pub(super) fn finish(&mut self, derivation: &str, ok: bool, address: IpAddr) -> Vec<String> {
-        assert_eq!(self.step, Step::Building(derivation.to_owned()));
-        let word = if ok { "build-succeeded" } else { "build-failed" };
-        self.step = Step::Asked;
-        vec![
-            format!(r#"({word} (drv "{derivation}") (url "http://{address}:5558") (log #f))"#),
-            self.request(),
-        ]
+    /// The core of one of ours decides something.
+    fn decide(&mut self, decide: impl FnOnce(&mut Core, &mut Vec<Effect>)) -> Vec<Reaction> {
+        let Kind::Ours(ours) = &mut self.kind else { return Vec::new() };
+        let mut effects = Vec::new();
+        decide(&mut ours.core, &mut effects);
+        let reaction = |effect| match effect {
+            Effect::Say(message) => Reaction::Say(FromWorker::to_string(&message)),
+            Effect::Check => Reaction::Check,
+            Effect::Build(build, _) => {
+                self.begun += 1;
+                self.given_up = false;
+                assert_eq!(ours.building, None, "two builds at once");
+                ours.building = Some(build.derivation.clone());
+                ours.ended = None;
+                Reaction::Build(build.derivation)
+            }
+            Effect::Cancel => {
+                self.given_up = true;
+                Reaction::GiveUp
+            }
+            Effect::Leave => panic!("nobody told it to"),
+        };
+        effects.into_iter().map(reaction).collect()
     }
+
+    /// Nothing can be sent, or could not be.
+    pub(super) fn cut(&mut self) {
+        if let Kind::Ours(ours) = &mut self.kind {
+            ours.core.on_cut();
+        }
+    }
+
+    pub(super) fn checked(&mut self, now: Instant, is_fine: bool) -> Vec<Reaction> {
+        let result = if is_fine { Ok(()) } else { Err("no space".to_owned()) };
+        self.decide(|core, out| core.on_checked(now, result, out))
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        match &self.kind {
+            Kind::Ours(ours) => ours.core.due(),
+            Kind::Absent | Kind::Guile(_) => None,
+        }
+    }
+
+    pub(super) fn on_due(&mut self, now: Instant) -> Vec<Reaction> {
+        self.decide(|core, out| core.on_due(now, out))
+    }
+
+    /// What it builds, if that is the build of this number.
+    pub(super) fn building(&self, begun: u64) -> Option<&str> {
+        match &self.kind {
+            Kind::Guile(Step::Building(derivation)) if self.begun == begun => Some(derivation),
+            Kind::Ours(ours) if self.begun == begun => ours.building.as_deref(),
+            Kind::Absent | Kind::Guile(_) | Kind::Ours(_) => None,
+        }
+    }
+
+    /// The build has ended: what it says then, and asks for at once.
+    pub(super) fn finish(&mut self, now: Instant, is_good: bool, address: IpAddr) -> Vec<Reaction> {
+        let request = self.request();
+        match &mut self.kind {
+            Kind::Guile(step) => {
+                let Step::Building(derivation) = std::mem::replace(step, Step::Asked) else {
+                    panic!("it builds nothing");
+                };
+                let word = if is_good { "build-succeeded" } else { "build-failed" };
+                let report = format!(
+                    r#"({word} (drv "{derivation}") (url "http://{address}:5558") (log #f))"#
+                );
+                let mut out = vec![Reaction::Say(report), Reaction::Say(request)];
+                out.extend(self.read());
+                out
+            }
+            Kind::Ours(ours) => {
+                ours.ended = ours.building.take();
+                let ended = if self.given_up {
+                    Ended::Interrupted
+                } else if is_good {
+                    Ended::Succeeded
+                } else {
+                    Ended::Failed(Fault::Failed, "exit status 1".to_owned())
+                };
+                self.decide(|core, out| core.on_ended(now, ended, out))
+            }
+            Kind::Absent => Vec::new(),
+        }
+    }
+}
+
+/// The derivation that a message is about.
+pub(super) fn derivation(text: &str) -> Option<&str> {
+    text.split("(drv \"").nth(1)?.split('"').next()
 }
