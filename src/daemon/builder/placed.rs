@@ -22,8 +22,19 @@ pub(super) struct Placed {
 
 impl Placed {
     pub(super) fn new(place: Place, order: &Order) -> Self {
+        let placed = Self::known(place, order);
+        let (job, attempt) = (&placed.job, order.attempt);
+        log::debug!(target: "builder", "build {} ({job}) starts, try {attempt}", order.id);
+        placed
+    }
+
+    /// A remote worker has had it since before the start.
+    pub(super) fn resumed(order: &Order) -> Self {
+        Self::known(Place::Far, order)
+    }
+
+    fn known(place: Place, order: &Order) -> Self {
         let job = format!("{} of {}", order.job, order.jobset);
-        log::debug!(target: "builder", "build {} ({job}) starts, try {}", order.id, order.attempt);
         Self { place, job, log: order.log.clone() }
     }
 

@@ -83,9 +83,9 @@ impl Remote {
         Ok((remote, heard))
     }
 
-    /// What workers have been building since before the start, with the number of the try.
-    pub(super) fn builds(&self) -> Vec<(BuildId, i64)> {
-        self.core.builds().collect()
+    /// What workers have; at the start, what they have had since before it.
+    pub(super) fn orders(&self) -> impl Iterator<Item = &Order> {
+        self.core.orders()
     }
 
     /// What keeps builds of this system from being given to workers.

@@ -122,8 +122,9 @@ impl Builder {
         }
         if let Some(remote) = &self.backends.remote {
             self.queue.set_open(remote.open());
-            for (id, attempt) in remote.builds() {
-                self.queue.resume(id, attempt);
+            for order in remote.orders() {
+                self.queue.resume(order.id, order.attempt);
+                self.placed.insert(order.id, Placed::resumed(order));
             }
         }
         self.follow(now, ids);
@@ -405,9 +406,9 @@ impl Builder {
     pub(super) fn leave_far(&mut self) {
         let Some(remote) = &mut self.backends.remote else { return };
         remote.leave();
-        for (id, _) in remote.builds() {
-            self.placed.remove(&id);
-            self.queue.leave(id);
+        for order in remote.orders() {
+            self.placed.remove(&order.id);
+            self.queue.leave(order.id);
         }
     }
 

@@ -89,6 +89,16 @@ impl Life {
                 evaluations::start(tx, &name, "print", now, &[])
             })
             .unwrap();
+        let (remote, heard) = match settings.remote.clone() {
+            Some(socket) => {
+                let abroad = database.write("what is abroad", builds::abroad).unwrap();
+                let none = (BTreeMap::new(), BTreeSet::new());
+                let (remote, heard) =
+                    Remote::new(&spawner, socket, none.0, abroad, none.1).unwrap();
+                (Some(remote), heard)
+            }
+            None => (None, never()),
+        };
         let ((orders, ordered), (cancels, canceled)) = (bounded(100), bounded(100));
         let (lane, reports) = report_lane(settings.max_builds);
         let backend = Box::new(Scripted { orders, cancels });
@@ -96,8 +106,8 @@ impl Life {
             &spawner,
             database.clone(),
             settings,
-            Team { near: vec![backend], remote: None },
-            (reports, never(), bounded(1).0),
+            Team { near: vec![backend], remote },
+            (reports, heard, bounded(1).0),
         )
         .unwrap();
         Self {
@@ -299,6 +309,25 @@ fn a_build_restarted_while_its_old_try_ends_runs_once() {
     assert_eq!((second.id, second.attempt), (first.id, first.attempt + 1));
     life.report(&second, success());
     assert_eq!(life.wait_for_end("a").status, BuildStatus::Succeeded);
+    life.end(&[]);
+}
+
+#[test]
+fn what_a_worker_has_had_since_an_earlier_life_can_be_canceled() {
+    const DERIVATION: &str = "/gnu/store/x.drv";
+    let place = place();
+    let life = Life::begin(&place);
+    life.register(vec![NewJob { work: Work::Derivation, ..job(DERIVATION, &[]) }]);
+    let (id, logs) = (life.id(DERIVATION), place.path().to_owned());
+    life.write(move |tx| builds::start(tx, id, &logs, Some("AbCd1234")));
+    life.end(&[]);
+    let remote = Some(place.path().join("no-server"));
+    let life = Life::begin_with(&place, &Settings { remote, ..settings(&place) });
+    assert_eq!(life.waiting(DERIVATION), None, "it runs");
+    life.builder.cancel(id).unwrap().unwrap();
+    // Nobody has it any more: it waits for nothing but a place where it can run.
+    life.builder.restart(id).unwrap().unwrap();
+    life.wait_for_reason(DERIVATION, "no backend");
     life.end(&[]);
 }
 

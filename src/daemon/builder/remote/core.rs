@@ -148,8 +148,8 @@ impl Core {
     }
 
     /// All that workers have, or had and was not told to the books.
-    pub(super) fn builds(&self) -> impl Iterator<Item = (BuildId, i64)> {
-        self.jobs.values().map(|job| (job.order.id, job.order.attempt))
+    pub(super) fn orders(&self) -> impl Iterator<Item = &Order> {
+        self.jobs.values().map(|job| &job.order)
     }
 
     /// Whether some worker builds for this system, busy or not.
