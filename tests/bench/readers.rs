@@ -28,9 +28,9 @@ struct Reader {
 
 pub(super) fn readers() {
     let repository = Repository::new(1);
-    // As wide as lines of a build, each different, and more of them than asked for.
+    // As wide as lines of a build, each different, of 58 bytes at least but for the first few.
     let noise =
-        format!(r"seq -f 'gcc -O2 -g -c -o object.o src/source-%.0f.c && echo done' {}", LOG / 50);
+        format!(r"seq -f 'gcc -O2 -g -c -o object.o src/source-%.0f.c && echo done' {}", LOG / 58);
     let job =
         format!(r#"{{"job":"large","system":"{}","command":["sh","-c","{noise}"]}}"#, system());
     set_jobs(&repository, &format!("{job}\n"));
@@ -87,8 +87,9 @@ pub(super) fn readers() {
         &format!("memory for {READERS} readers of one log of {} MiB", text.len() >> 20),
         &format!("{} MiB, {} KiB each", most >> 20, most / READERS as u64 / 1024),
         &format!(
-            "{} MiB while none goes on; {:.0} MiB/s in all, {:.0} s of processor time",
+            "{} MiB while none goes on; {:.0} s, {:.0} MiB/s in all, {:.0} s of processor time",
             waiting >> 20,
+            took.as_secs_f64(),
             ((READERS * text.len()) >> 20) as f64 / took.as_secs_f64(),
             (daemon.processor_time() - processor).as_secs_f64(),
         ),

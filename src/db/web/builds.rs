@@ -1,7 +1,7 @@
 //! Builds as programs and pages list them, with what they left.
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Transaction, params_from_iter};
 
 use crate::db::builds::{COLUMNS, outputs, read};
 use crate::db::{Error, builds, convert};
@@ -144,21 +144,33 @@ pub(crate) fn queue(conn: &Connection, filter: &Filter, limit: usize) -> Result<
 }
 
 fn list(conn: &Connection, sql: &str, values: Vec<Value>) -> Result<Vec<Shown>, Error> {
+    let snapshot = snapshot(conn)?;
     let mut statement = conn.prepare_cached(sql)?;
     let rows = statement.query_map(params_from_iter(values), read)?;
     let found: Vec<Build> = rows.collect::<Result<_, _>>()?;
-    show(conn, found)
+    let found = show(conn, found)?;
+    drop(snapshot);
+    Ok(found)
 }
 
 /// Adds outputs and products.
 pub(crate) fn show(conn: &Connection, found: Vec<Build>) -> Result<Vec<Shown>, Error> {
-    found
+    let snapshot = snapshot(conn)?;
+    let found = found
         .into_iter()
         .map(|build| {
             let (outputs, products) = (outputs(conn, build.id)?, products(conn, build.id)?);
             Ok(Shown { build: Build { outputs, ..build }, products })
         })
-        .collect()
+        .collect();
+    drop(snapshot);
+    found
+}
+
+/// Until it is dropped all that is read is of one moment. For many small queries, to begin to read takes longer than to
+/// read.
+pub(super) fn snapshot(conn: &Connection) -> Result<Option<Transaction<'_>>, Error> {
+    Ok(conn.is_autocommit().then(|| conn.unchecked_transaction()).transpose()?)
 }
 
 /// Conditions and their values, in step.

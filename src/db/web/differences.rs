@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, Row, params};
 
+use super::builds::snapshot;
 use crate::db::Error;
 use crate::model::build::BuildId;
 use crate::model::evaluation::EvaluationId;
@@ -124,8 +125,7 @@ pub(crate) fn each(
 ) -> Result<(), Error> {
     const JOBS: &str = "SELECT j.name, j.system, j.build, j.bad FROM jobs j
                         WHERE j.evaluation = ?1 ORDER BY j.name, j.system";
-    // All of the same moment.
-    let snapshot = conn.is_autocommit().then(|| conn.unchecked_transaction()).transpose()?;
+    let snapshot = snapshot(conn)?;
     let pending = pending(conn, from, to)?;
     let state = |row: &Row<'_>| -> rusqlite::Result<State> {
         let (id, ended): (BuildId, BuildStatus) = (row.get(2)?, row.get(3)?);
@@ -156,7 +156,7 @@ pub(crate) fn each(
             new = after.next()?;
         }
     }
-    drop(snapshot); // It only read.
+    drop(snapshot);
     Ok(())
 }
 

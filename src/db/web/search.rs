@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
-use super::builds::{Conditions, number};
+use super::builds::{Conditions, number, snapshot};
 use crate::db::builds::{COLUMNS, read};
 use crate::db::evaluations::WITHDRAWN;
 use crate::db::{Error, convert};
@@ -264,6 +264,7 @@ pub(crate) fn find(
     before: Option<Key>,
     limit: usize,
 ) -> Result<Vec<Build>, Error> {
+    let snapshot = snapshot(conn)?;
     let mut found = Vec::new();
     if let Some(first) = search.words.first()
         && search.evaluation.is_none()
@@ -284,8 +285,9 @@ pub(crate) fn find(
     let mut statement =
         conn.prepare_cached(&format!("SELECT {COLUMNS} FROM builds b WHERE b.id = ?1"))?;
     let one = |(_, id): &Key| statement.query_row([id], read).optional().transpose();
-    // One may just have been removed.
-    Ok(found.iter().take(limit).filter_map(one).collect::<Result<_, _>>()?)
+    let found = found.iter().take(limit).filter_map(one).collect::<Result<_, _>>()?;
+    drop(snapshot);
+    Ok(found)
 }
 
 fn key(row: &Row<'_>) -> rusqlite::Result<Key> {
