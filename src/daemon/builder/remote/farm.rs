@@ -92,7 +92,7 @@ impl Half {
         let core = Core::new(self.now, abroad, paused);
         let mut queue = Queue::new(1);
         queue.set_open(core.open());
-        core.builds().for_each(|(id, attempt)| queue.resume(id, attempt));
+        core.orders().for_each(|order| queue.resume(order.id, order.attempt));
         let (batch, wishes) = (Batch::default(), Wishes::default());
         self.life = Some(Life { queue, core, batch, writing: None, written: None, wishes });
         let scheduled = builds::scheduled(&self.books.conn).unwrap();
