@@ -95,8 +95,8 @@ fn taken(target: &Path) -> Error {
     Error::Conflict(format!("{} exists already", target.display()))
 }
 
-/// Compares the counters of evaluations `from..` (at most `limit`) with a recount; returns those that differ and where
-/// to go on, `None` at the end. Only reads, so that nobody's writes wait for it.
+/// Compares the counters of evaluations `from..` (at most `limit`), and the marks of their jobs, with a recount; returns
+/// those that differ and where to go on, `None` at the end. Only reads, so that nobody's writes wait for it.
 pub(crate) fn miscounted(
     conn: &Connection,
     from: EvaluationId,
@@ -112,9 +112,9 @@ pub(crate) fn miscounted(
     for &id in &ids {
         // Counters and jobs of the same moment.
         let snapshot = conn.is_autocommit().then(|| conn.unchecked_transaction()).transpose()?;
-        let counted = count(conn, id)?;
+        let (counted, marked) = count(conn, id)?;
         let kept = evaluations::get(conn, id)?.map(|evaluation| evaluation.jobs);
-        if kept.is_some_and(|kept| kept != counted) {
+        if kept.is_some_and(|kept| kept != counted || !marked) {
             wrong.push(id);
         }
         drop(snapshot); // It only read.
@@ -123,9 +123,17 @@ pub(crate) fn miscounted(
     Ok((wrong, next))
 }
 
-/// Recounts an evaluation's counters; returns whether they were wrong.
+/// Recounts an evaluation's counters and marks its jobs; returns whether any were wrong.
 pub(crate) fn recount(tx: &mut Tx<'_>, id: EvaluationId) -> Result<bool, Error> {
-    let counts = count(tx.conn, id)?;
+    let (counts, marked) = count(tx.conn, id)?;
+    if !marked {
+        tx.conn
+            .prepare_cached(
+                "UPDATE jobs SET bad = (SELECT max(b.status, 0) FROM builds b WHERE b.id = jobs.build)
+                 WHERE evaluation = ?1",
+            )?
+            .execute([id])?;
+    }
     let changed = tx
         .conn
         .prepare_cached(
@@ -144,22 +152,24 @@ pub(crate) fn recount(tx: &mut Tx<'_>, id: EvaluationId) -> Result<bool, Error> 
             counts.canceled,
             evaluations::WITHDRAWN
         ])?;
-    Ok(changed == 1)
+    Ok(changed == 1 || !marked)
 }
 
-fn count(conn: &Connection, id: EvaluationId) -> Result<Counts, Error> {
-    let mut counts = Counts::default();
+/// What the counters should be, and whether every job that ended badly, and no other, is marked with how.
+fn count(conn: &Connection, id: EvaluationId) -> Result<(Counts, bool), Error> {
+    let (mut counts, mut marked) = (Counts::default(), true);
     let mut statement = conn.prepare_cached(
-        "SELECT b.status, count(*) FROM jobs j CROSS JOIN builds b ON b.id = j.build
-         WHERE j.evaluation = ?1 GROUP BY b.status",
+        "SELECT b.status, count(*), total(j.bad <> max(b.status, 0)) = 0
+         FROM jobs j CROSS JOIN builds b ON b.id = j.build WHERE j.evaluation = ?1 GROUP BY b.status",
     )?;
     let mut rows = statement.query([id])?;
     while let Some(row) = rows.next()? {
         let (status, jobs): (BuildStatus, i64) = (row.get(0)?, row.get(1)?);
         counts.total += jobs;
         *builds::slot(&mut counts, status) += jobs;
+        marked &= row.get::<_, bool>(2)?;
     }
-    Ok(counts)
+    Ok((counts, marked))
 }
 
 /// Withdraws ended evaluations older than `age` (never an active jobset's newest), at most `limit`.
@@ -303,6 +313,10 @@ mod tests {
         assert!(books.write(|tx| recount(tx, ids[1])).unwrap());
         assert_eq!(books.counts(ids[1]), good);
         assert!(!books.write(|tx| recount(tx, ids[1])).unwrap(), "another has repaired it");
+        books.conn.execute("UPDATE jobs SET bad = 1 WHERE evaluation = ?1", [ids[2]]).unwrap();
+        assert_eq!(miscounted(&books.conn, ids[1], 9).unwrap(), (vec![ids[2]], None));
+        assert!(books.write(|tx| recount(tx, ids[2])).unwrap());
+        assert_eq!(miscounted(&books.conn, ids[1], 9).unwrap(), (vec![], None));
     }
 
     #[test]

@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/002-promises.sql"),
     include_str!("migrations/003-web.sql"),
     include_str!("migrations/004-machines.sql"),
+    include_str!("migrations/005-bad-jobs.sql"),
 ];
 
 /// How long SQLite itself waits for a lock before a request counts as failed. Short, because the writer

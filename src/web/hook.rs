@@ -13,7 +13,6 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::access::Access;
 use super::context::Context;
@@ -26,9 +25,10 @@ use crate::model::jobset::Jobset;
 use crate::model::spec::{JobsetName, Specification};
 use crate::proto::control::Command;
 use crate::spec;
+use crate::sys::clock;
 use forge::Forge;
 use repository::normal;
-use seen::Seen;
+use seen::{Keys, Seen};
 
 /// Deliveries of forges that were heard.
 #[derive(Debug, Default)]
@@ -126,10 +126,10 @@ fn deliver(context: &mut Context, request: &Request, forge: Forge) -> Result<Res
         return Err(Failure::bad("expected a delivery in JSON, found an empty body"));
     }
     let delivery = forge.delivery(request)?;
-    let key = delivery_key(request, forge, &good);
+    let (keys, now) = (Keys::of(request, forge, &good), clock::now());
     let shared = std::sync::Arc::clone(&context.shared);
     let seen = || shared.deliveries.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(delivery) = delivery.filter(|_| !seen().contains(&key)) else {
+    let Some(delivery) = delivery.filter(|_| !seen().contains(&keys, now)) else {
         return Ok(Response::json(&Triggered::default()));
     };
     let mut wanted = Vec::new();
@@ -144,23 +144,8 @@ fn deliver(context: &mut Context, request: &Request, forge: Forge) -> Result<Res
     }
     let reply = trigger_all(context, &wanted)?;
     // One that was not heard out may come again.
-    seen().add(key);
+    seen().add(keys, now);
     Ok(Response::json(&reply))
-}
-
-/// What tells a delivery from others: its forge's word for it, or what it says; and the secrets it shows, since a
-/// repository may tell the same to several jobsets, each with its own.
-fn delivery_key(request: &Request, forge: Forge, secrets: &BTreeSet<&String>) -> [u8; 32] {
-    let mut hash = Sha256::new().chain_update(forge.word()).chain_update([0]);
-    for secret in secrets {
-        hash.update(Sha256::digest(secret));
-    }
-    match forge.delivery_id(request) {
-        Some(id) => hash.chain_update([1]).chain_update(id),
-        None => hash.chain_update(&request.body),
-    }
-    .finalize()
-    .into()
 }
 
 /// POST `/api/push?jobsets=NAME,…&repos=URL,…&force=1`: with `force`, what was evaluated last is evaluated again.

@@ -143,8 +143,8 @@ fn fill_evaluation(tx: &Transaction<'_>, evaluation: i64, jobs: i64, last: i64) 
         .unwrap();
     let mut rows = tx
         .prepare_cached(
-            "INSERT INTO jobs (evaluation, name, system, build, jobset)
-             VALUES (?1, ?2, 'x86_64-linux', ?3, (SELECT id FROM jobsets WHERE name = ?4))",
+            "INSERT INTO jobs (evaluation, name, system, build, jobset, bad)
+             VALUES (?1, ?2, 'x86_64-linux', ?3, (SELECT id FROM jobsets WHERE name = ?4), ?5)",
         )
         .unwrap();
     let mut outputs = tx
@@ -168,7 +168,7 @@ fn fill_evaluation(tx: &Transaction<'_>, evaluation: i64, jobs: i64, last: i64) 
                 time
             ])
             .unwrap();
-        rows.execute(params![evaluation, job, id, jobset]).unwrap();
+        rows.execute(params![evaluation, job, id, jobset, status]).unwrap();
         outputs.execute(params![id, path]).unwrap();
     }
     last + jobs

@@ -131,7 +131,7 @@ fn forges_trigger_what_watches_the_branch_and_only_once() {
     let reply = signed(&push);
     assert_eq!((reply.status, json(&reply)), (200, json!({ "jobsetsTriggered": ["main"] })));
     daemon.until("evaluations main", |all| all.len() == 2);
-    // Its name is not signed: whoever recorded it can give it another.
+    // Its name is not signed: whoever recorded it can give it another, and is heard no sooner than in a minute.
     for id in ["1", "2"] {
         let again = signed(&[("X-GitHub-Event", "push"), ("X-GitHub-Delivery", id)]);
         assert_eq!((again.status, json(&again)), (200, json!({ "jobsetsTriggered": [] })), "{id}");

@@ -143,6 +143,11 @@ pub(in crate::db) fn slot(counts: &mut Counts, status: BuildStatus) -> &mut i64 
     }
 }
 
+/// What `jobs.bad` is for builds of this status.
+pub(super) fn mark(status: BuildStatus) -> i64 {
+    status.number().max(0)
+}
+
 /// Hands a build whose evaluation was withdrawn to the newest other one with a job for it, if there is one.
 pub(in crate::db) fn adopt(conn: &Connection, id: BuildId) -> Result<(), Error> {
     let heir: Option<(EvaluationId, JobsetName, String)> = conn
@@ -235,11 +240,17 @@ impl<'t, 'a> Work<'t, 'a> {
         self.touched.entry(id).or_insert(Touched { was_pending, now }).now = now;
     }
 
-    /// Moves all jobs of a build from one counter to another, and notes the change.
+    /// Moves all jobs of a build from one counter to another, marks those that ended badly, and notes the change.
     pub(super) fn moved(&mut self, known: &Known, to: BuildStatus) -> Result<(), Error> {
         self.touch(known.id, known.status.is_pending(), to);
         if matches!(known.status, BuildStatus::Submitted | BuildStatus::Started) {
             self.reload_needs(known.id)?;
+        }
+        if mark(known.status) != mark(to) {
+            self.tx
+                .conn
+                .prepare_cached("UPDATE jobs SET bad = ?2 WHERE build = ?1")?
+                .execute(params![known.id, mark(to)])?;
         }
         let mut probe = Counts::default();
         *slot(&mut probe, known.status) -= 1;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
-use super::change::{Along, Cause, Known, Work, is_lost, kind_number};
+use super::change::{Along, Cause, Known, Work, is_lost, kind_number, mark};
 use super::{Changes, weather};
 use crate::db::{Error, Tx, evaluations};
 use crate::model::build::{BuildId, Kind, Store};
@@ -86,7 +86,7 @@ pub(crate) fn register(
         if succeeded && job.work == JobWork::Derivation {
             reused.push(id);
         }
-        insert_job(&work, &registrar, job, id)?;
+        insert_job(&work, &registrar, job, (id, status))?;
         work.count_job(evaluation, status);
     }
     let mut suspicious = Vec::new();
@@ -265,12 +265,12 @@ fn insert_job(
     work: &Work<'_, '_>,
     registrar: &Registrar,
     job: &NewJob,
-    build: BuildId,
+    (build, status): (BuildId, BuildStatus),
 ) -> Result<(), Error> {
     let inserted = work
         .conn()
         .prepare_cached(
-            "INSERT INTO jobs (evaluation, name, system, build, jobset) VALUES (?1, ?2, ?3, ?4, ?5)
+            "INSERT INTO jobs (evaluation, name, system, build, jobset, bad) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT DO NOTHING",
         )?
         .execute(params![
@@ -278,7 +278,8 @@ fn insert_job(
             job.name,
             job.system,
             build,
-            registrar.jobset_number
+            registrar.jobset_number,
+            mark(status)
         ])?;
     if inserted == 0 {
         return Err(Error::Conflict(format!("job {} for {} is there twice", job.name, job.system)));

@@ -1,8 +1,9 @@
 //! What differs between the jobs of two evaluations.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, params};
 
 use crate::db::Error;
 use crate::model::build::BuildId;
@@ -113,33 +114,40 @@ pub(crate) fn between(
 }
 
 /// Tells of every job of either evaluation in the order of names, until `tell` says no. Both lists are read once, side
-/// by side, as looking each job up in the other takes up to twice as long.
+/// by side, as looking each job up in the other takes up to twice as long; builds are not read at all, because jobs are
+/// marked with how theirs ended if that was badly, and those that wait are known.
 pub(crate) fn each(
     conn: &Connection,
     from: EvaluationId,
     to: EvaluationId,
     mut tell: impl FnMut(&Seen<'_>) -> bool,
 ) -> Result<(), Error> {
-    const JOBS: &str = "SELECT j.name, j.system, b.id, b.status
-                        FROM jobs j CROSS JOIN builds b ON b.id = j.build
+    const JOBS: &str = "SELECT j.name, j.system, j.build, j.bad FROM jobs j
                         WHERE j.evaluation = ?1 ORDER BY j.name, j.system";
+    // All of the same moment.
+    let snapshot = conn.is_autocommit().then(|| conn.unchecked_transaction()).transpose()?;
+    let pending = pending(conn, from, to)?;
+    let state = |row: &Row<'_>| -> rusqlite::Result<State> {
+        let (id, ended): (BuildId, BuildStatus) = (row.get(2)?, row.get(3)?);
+        Ok((id, pending.get(&id).copied().unwrap_or(ended)))
+    };
     let (mut before, mut after) = (conn.prepare_cached(JOBS)?, conn.prepare_cached(JOBS)?);
     let (mut before, mut after) = (before.query([from])?, after.query([to])?);
     let (mut old, mut new) = (before.next()?, after.next()?);
     loop {
         let order = match (old, new) {
-            (None, None) => return Ok(()),
+            (None, None) => break,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
             (Some(old), Some(new)) => key(old)?.cmp(&key(new)?),
         };
         let (old_row, new_row) = (old.filter(|_| order.is_le()), new.filter(|_| order.is_ge()));
         // One of them is there.
-        let Some(row) = new_row.or(old_row) else { return Ok(()) };
+        let Some(row) = new_row.or(old_row) else { break };
         let (job, system) = key(row)?;
         let (was, is) = (old_row.map(state).transpose()?, new_row.map(state).transpose()?);
         if !tell(&Seen { job, system, from: was, to: is }) {
-            return Ok(());
+            break;
         }
         if order.is_le() {
             old = before.next()?;
@@ -148,15 +156,34 @@ pub(crate) fn each(
             new = after.next()?;
         }
     }
+    drop(snapshot); // It only read.
+    Ok(())
+}
+
+/// All builds that have yet to end, if either evaluation has any: no more than wait in the queue.
+fn pending(
+    conn: &Connection,
+    from: EvaluationId,
+    to: EvaluationId,
+) -> Result<HashMap<BuildId, BuildStatus>, Error> {
+    let any: bool = conn
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM evaluations WHERE id IN (?1, ?2) AND pending > 0)",
+        )?
+        .query_row(params![from, to], |row| row.get(0))?;
+    if !any {
+        return Ok(HashMap::new());
+    }
+    let mut statement = conn.prepare_cached(
+        "SELECT id, status FROM builds INDEXED BY builds_pending WHERE status < 0",
+    )?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 fn key<'a>(row: &'a Row<'_>) -> Result<(&'a str, &'a str), Error> {
     let text = |at| -> rusqlite::Result<&'a str> { Ok(row.get_ref(at)?.as_str()?) };
     Ok((text(0)?, text(1)?))
-}
-
-fn state(row: &Row<'_>) -> rusqlite::Result<State> {
-    Ok((row.get(2)?, row.get(3)?))
 }
 
 #[cfg(test)]

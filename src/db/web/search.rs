@@ -2,10 +2,12 @@
 //!
 //! The first word is the beginning of a package's or job's name, and is found by an index of names; what else is said
 //! only narrows what was found by that, or by the best other index. What no index narrows is bounded by the time
-//! that the connection has for its queries.
+//! that the connection has for its queries. Only what is shown is read whole.
+
+use std::cmp::Reverse;
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::builds::{Conditions, number};
 use crate::db::builds::{COLUMNS, read};
@@ -42,6 +44,9 @@ pub(crate) enum Sought {
 /// too short to find something old by.
 const JOBS: i64 = 20_000;
 
+/// What lists of builds are in the order of, the greatest first.
+type Key = (EvaluationId, BuildId);
+
 /// Where rows come from, each by an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
@@ -49,9 +54,6 @@ enum Source {
     Evaluation,
     Job,
     Name,
-    JobName,
-    /// The same in one jobset's evaluations, which have the builds that it introduced.
-    JobNameOfJobset,
     Waiting,
     Changed,
     Badly,
@@ -74,19 +76,6 @@ impl Source {
                  CROSS JOIN builds b ON b.id = j.build"
             }
             Self::Name => "builds b INDEXED BY builds_ended_by_name",
-            Self::JobName => {
-                "(SELECT DISTINCT build FROM (
-                     SELECT j.build FROM evaluations e CROSS JOIN jobs j ON j.evaluation = e.id
-                     WHERE e.jobset <> ? AND j.name >= ? AND j.name < ? ORDER BY e.id DESC LIMIT ?)) f
-                 CROSS JOIN builds b ON b.id = f.build"
-            }
-            Self::JobNameOfJobset => {
-                "(SELECT DISTINCT build FROM (
-                     SELECT j.build FROM evaluations e INDEXED BY evaluations_by_jobset
-                     CROSS JOIN jobs j ON j.evaluation = e.id
-                     WHERE e.jobset = ? AND j.name >= ? AND j.name < ? ORDER BY e.id DESC LIMIT ?)) f
-                 CROSS JOIN builds b ON b.id = f.build"
-            }
             Self::Waiting => "builds b INDEXED BY builds_pending",
             Self::Changed => "builds b INDEXED BY builds_changed",
             Self::Badly => "builds b INDEXED BY builds_ended_by_status",
@@ -106,8 +95,6 @@ impl Source {
             Self::Evaluation
             | Self::Job
             | Self::Name
-            | Self::JobName
-            | Self::JobNameOfJobset
             | Self::Waiting
             | Self::Changed
             | Self::Badly
@@ -117,7 +104,7 @@ impl Source {
     }
 }
 
-/// Sources that together have all that is sought.
+/// Sources that, with [`by_job`] if there are words, together have all that is sought.
 fn sources(search: &Search) -> Vec<Source> {
     let ended = match search.status {
         None => None,
@@ -136,8 +123,6 @@ fn sources(search: &Search) -> Vec<Source> {
         found.push(Source::Waiting);
     }
     if !search.words.is_empty() {
-        let one = search.jobset.is_some();
-        found.push(if one { Source::JobNameOfJobset } else { Source::JobName });
         if ended != Some(false) {
             found.push(Source::Name);
         }
@@ -167,7 +152,7 @@ fn query(
     source: Source,
     search: &Search,
     kind: Option<&str>,
-    before: Option<(EvaluationId, BuildId)>,
+    before: Option<Key>,
     limit: usize,
 ) -> (String, Vec<Value>) {
     let mut conditions = Conditions::default();
@@ -190,11 +175,6 @@ fn query(
             let names = range(first.unwrap_or_default());
             conditions.add("b.status >= 0 AND b.nix_name >= ? AND b.nix_name < ?", names);
         }
-        Source::JobName | Source::JobNameOfJobset => {
-            let [low, high] = range(first.unwrap_or_default());
-            let jobset = search.jobset.as_ref().map_or(WITHDRAWN.to_owned().into(), text);
-            conditions.add("TRUE", [jobset, low, high, number(JOBS)]);
-        }
         Source::Waiting => conditions.add("b.status < 0", []),
         Source::Changed => conditions.add("b.weather IN (0, 1)", []),
         Source::Badly => conditions.add("b.status > 0", []),
@@ -208,7 +188,7 @@ fn query(
         }
         Source::Ended => conditions.add("b.status >= 0", []),
     }
-    narrow(source, search, &mut conditions);
+    narrow(Some(source), search, &mut conditions);
     if let Some((evaluation, build)) = before {
         conditions.add(
             "b.evaluation <= ? AND (b.evaluation, b.id) < (?, ?)",
@@ -216,7 +196,7 @@ fn query(
         );
     }
     conditions.values.push(number(convert::limit(limit)));
-    let columns = if source == Source::Product { "p.id" } else { COLUMNS };
+    let columns = if source == Source::Product { "p.id" } else { "b.evaluation, b.id" };
     let group = match source {
         Source::Evaluation | Source::Job => "GROUP BY b.id",
         _ => "",
@@ -230,13 +210,14 @@ fn query(
     (sql, conditions.values)
 }
 
-/// What the source does not select by itself. A plus keeps a column from choosing another index.
-fn narrow(source: Source, search: &Search, conditions: &mut Conditions) {
-    if let Some(jobset) = search.jobset.as_ref().filter(|_| source != Source::Job) {
+/// What the source, or without one the name of a job, does not select by itself. A plus keeps a column from choosing
+/// another index.
+fn narrow(source: Option<Source>, search: &Search, conditions: &mut Conditions) {
+    if let Some(jobset) = search.jobset.as_ref().filter(|_| source != Some(Source::Job)) {
         conditions.add("+b.jobset = ?", [text(jobset)]);
     }
     conditions.equal("+b.system", search.system.as_ref());
-    if source == Source::Product {
+    if source == Some(Source::Product) {
         conditions.equal("+b.job", search.job.as_ref());
         if let Some(evaluation) = search.evaluation {
             conditions.add(
@@ -244,7 +225,7 @@ fn narrow(source: Source, search: &Search, conditions: &mut Conditions) {
                 [number(evaluation.0)],
             );
         }
-    } else if source == Source::Evaluation {
+    } else if source == Some(Source::Evaluation) {
         conditions.equal("+j.name", search.job.as_ref());
     }
     match search.status {
@@ -252,13 +233,13 @@ fn narrow(source: Source, search: &Search, conditions: &mut Conditions) {
         Some(Sought::Pending) => conditions.add("+b.status < 0", []),
         Some(Sought::NewlyFailed) => conditions.add("+b.status > 0 AND +b.weather = 1", []),
         Some(Sought::Status(status)) => {
-            let by = matches!(source, Source::Badly | Source::Waiting);
+            let by = matches!(source, Some(Source::Badly | Source::Waiting));
             let column = if by { "b.status" } else { "+b.status" };
             conditions.add(&format!("{column} = {}", status.number()), []);
         }
     }
     if let Some((first, others)) = search.words.split_first() {
-        if !matches!(source, Source::Name | Source::JobName | Source::JobNameOfJobset) {
+        if !matches!(source, None | Some(Source::Name)) {
             let ([low, high], [from, to]) = (range(first), range(first));
             conditions.add(
                 "(+b.nix_name >= ? AND +b.nix_name < ? OR +b.job >= ? AND +b.job < ?)",
@@ -280,22 +261,94 @@ fn narrow(source: Source, search: &Search, conditions: &mut Conditions) {
 pub(crate) fn find(
     conn: &Connection,
     search: &Search,
-    before: Option<(EvaluationId, BuildId)>,
+    before: Option<Key>,
     limit: usize,
 ) -> Result<Vec<Build>, Error> {
-    let mut found: Vec<Build> = Vec::new();
+    let mut found = Vec::new();
+    if let Some(first) = search.words.first()
+        && search.evaluation.is_none()
+        && search.job.is_none()
+    {
+        found = by_job(conn, search, first, before, limit)?;
+    }
     for source in sources(search) {
         let (sql, values) = query(source, search, None, before, limit);
         let mut statement = conn.prepare_cached(&sql)?;
-        let rows = statement.query_map(params_from_iter(values), read)?;
-        for build in rows {
-            found.push(build?);
+        let rows = statement.query_map(params_from_iter(values), key)?;
+        for row in rows {
+            found.push(row?);
         }
     }
-    found.sort_by_key(|build| std::cmp::Reverse((build.evaluation, build.id)));
-    found.dedup_by_key(|build| build.id);
-    found.truncate(limit);
-    Ok(found)
+    found.sort_unstable_by_key(|key| Reverse(*key));
+    found.dedup();
+    let mut statement =
+        conn.prepare_cached(&format!("SELECT {COLUMNS} FROM builds b WHERE b.id = ?1"))?;
+    let one = |(_, id): &Key| statement.query_row([id], read).optional().transpose();
+    // One may just have been removed.
+    Ok(found.iter().take(limit).filter_map(one).collect::<Result<_, _>>()?)
+}
+
+fn key(row: &Row<'_>) -> rusqlite::Result<Key> {
+    Ok((row.get(0)?, row.get(1)?))
+}
+
+/// Builds whose job's name begins so: walks from the newest evaluation to those before it, each of which has the builds
+/// that it introduced, until there are enough.
+fn by_job(
+    conn: &Connection,
+    search: &Search,
+    first: &str,
+    before: Option<Key>,
+    limit: usize,
+) -> Result<Vec<Key>, Error> {
+    let jobs = match &search.jobset {
+        None => {
+            "SELECT j.evaluation, j.build FROM evaluations e CROSS JOIN jobs j ON j.evaluation = e.id
+             WHERE e.jobset <> ?1 AND e.id <= ?2 AND j.name >= ?3 AND j.name < ?4
+             ORDER BY e.id DESC LIMIT ?5"
+        }
+        Some(_) => {
+            "SELECT j.evaluation, j.build FROM evaluations e INDEXED BY evaluations_by_jobset
+             CROSS JOIN jobs j ON j.evaluation = e.id
+             WHERE e.jobset = ?1 AND e.id <= ?2 AND j.name >= ?3 AND j.name < ?4
+             ORDER BY e.id DESC LIMIT ?5"
+        }
+    };
+    let jobset = search.jobset.as_ref().map_or(WITHDRAWN, JobsetName::as_str);
+    let from = before.map_or(EvaluationId(i64::MAX), |(evaluation, _)| evaluation);
+    let [low, high] = range(first);
+    let mut conditions = Conditions::default();
+    conditions.add("b.evaluation = ? AND b.id = ?", []);
+    narrow(None, search, &mut conditions);
+    let fits = format!("SELECT 1 FROM builds b WHERE {}", conditions.text.join(" AND "));
+    let mut fits = conn.prepare_cached(&fits)?;
+    let mut fits = |(evaluation, build): Key| {
+        let key = [number(evaluation.0), number(build.0)];
+        fits.exists(params_from_iter(key.iter().chain(&conditions.values)))
+    };
+    let mut statement = conn.prepare_cached(jobs)?;
+    let mut rows = statement.query(params![jobset, from, low, high, JOBS])?;
+    let (mut found, mut block): (Vec<Key>, Vec<Key>) = (Vec::new(), Vec::new());
+    loop {
+        let next = rows.next()?.map(key).transpose()?;
+        let is_whole = block.last().is_some_and(|last| next.is_none_or(|next| next.0 != last.0));
+        if is_whole {
+            block.sort_unstable_by_key(|key| Reverse(*key));
+            block.dedup();
+            for key in block.drain(..) {
+                if before.is_none_or(|before| key < before) && fits(key)? {
+                    found.push(key);
+                }
+                if found.len() == limit {
+                    return Ok(found);
+                }
+            }
+        }
+        match next {
+            Some(next) => block.push(next),
+            None => return Ok(found),
+        }
+    }
 }
 
 /// The newest product of a type among those of the builds that are sought.
@@ -313,7 +366,7 @@ pub(crate) fn latest_product(
 mod tests {
     use super::*;
     use crate::db::migrate;
-    use crate::db::testing::{Books, failure, job, success};
+    use crate::db::testing::{Books, failure, job, success, version};
 
     #[test]
     fn names_are_found_by_how_they_begin() {
@@ -349,6 +402,25 @@ mod tests {
         assert_eq!(find(&books.conn, &Search::default(), Some(last), 10).unwrap().len(), 2);
     }
 
+    /// A build that many jobs have is found once, in the evaluation that introduced it.
+    #[test]
+    fn names_are_looked_for_from_the_newest_evaluation_on() {
+        let mut books = Books::new();
+        let name = books.jobset("a");
+        let evaluation = books.evaluated(&name, &[job("frob", &[]), job("frob-doc", &[])]);
+        books.run("frob", &success());
+        let fro = Search { words: vec!["fro".to_owned()], ..Search::default() };
+        let second = books.evaluated(&name, &[job("frob", &[]), version("frob-2", "two")]);
+        let all = find(&books.conn, &fro, None, 10).unwrap();
+        let keys: Vec<_> = all.iter().map(|build| (build.evaluation, build.job.as_str())).collect();
+        assert_eq!(keys, [(second, "frob-2"), (evaluation, "frob-doc"), (evaluation, "frob")]);
+        for (at, build) in all.iter().enumerate() {
+            let key = Some((build.evaluation, build.id));
+            assert_eq!(find(&books.conn, &fro, key, 10).unwrap(), all[at + 1..]);
+            assert_eq!(find(&books.conn, &fro, None, at).unwrap(), all[..at]);
+        }
+    }
+
     #[test]
     fn every_source_is_read_by_its_index() {
         let conn = migrate::memory();
@@ -366,8 +438,6 @@ mod tests {
             Source::Evaluation,
             Source::Job,
             Source::Name,
-            Source::JobName,
-            Source::JobNameOfJobset,
             Source::Waiting,
             Source::Changed,
             Source::Badly,

@@ -55,11 +55,22 @@ impl Forge {
         }
     }
 
-    /// What the forge calls this delivery, which stays the same when it is sent again; `None` of those that sign the
-    /// body and nothing else: whoever recorded a delivery can give it another name.
+    /// Whether it signs the body, and nothing else; another shows the secret.
+    pub(super) fn signs(self) -> bool {
+        match self {
+            Self::GitHub | Self::Gitea | Self::Forgejo => true,
+            Self::GitLab => false,
+        }
+    }
+
+    /// What the forge calls this delivery, which stays the same when it is sent again.
     pub(super) fn delivery_id(self, request: &Request) -> Option<&str> {
         match self {
-            Self::GitHub | Self::Gitea | Self::Forgejo => None,
+            Self::GitHub => request.header("x-github-delivery"),
+            Self::Gitea => request.header("x-gitea-delivery"),
+            Self::Forgejo => {
+                request.header("x-forgejo-delivery").or(request.header("x-gitea-delivery"))
+            }
             Self::GitLab => {
                 request.header("idempotency-key").or(request.header("x-gitlab-event-uuid"))
             }

@@ -231,6 +231,10 @@ impl World {
              AND NOT EXISTS (SELECT 1 FROM jobs WHERE build = b.id AND evaluation = b.evaluation)",
         );
         none(
+            "a job is not marked as its build ended",
+            "jobs j JOIN builds b ON b.id = j.build WHERE j.bad <> max(b.status, 0)",
+        );
+        none(
             "an ended build without a job that the janitor does not know",
             "builds b WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE build = b.id)
              AND NOT EXISTS (SELECT 1 FROM orphans WHERE build = b.id)",
