@@ -7,7 +7,7 @@ mod basics;
 mod bounds;
 mod browser;
 mod change;
-mod feeds;
+pub(crate) mod feeds;
 mod files;
 mod hooks;
 mod live;

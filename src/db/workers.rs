@@ -18,26 +18,42 @@ pub(crate) struct Worker {
     pub(crate) machine: String,
     pub(crate) systems: Vec<String>,
     pub(crate) last_seen: Time,
+    /// Since when it is here.
+    pub(crate) joined: Time,
     /// It gets nothing to build.
     pub(crate) paused: bool,
+    /// Builds that were aborted in a row, if it is paused for that.
+    pub(crate) failures: u32,
+}
+
+/// Seconds after which a worker that says nothing is taken to be gone, as by Cuirass.
+const AWAY: i64 = 120;
+
+impl Worker {
+    pub(crate) fn is_away(&self, now: Time) -> bool {
+        now.0 - self.last_seen.0 > AWAY
+    }
 }
 
 /// News of workers, for the books.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Note {
-    /// It is there, or still there; whether it is paused stays as it is.
+    /// It is there, or still there; since when, and whether it is paused, stay as they are.
     Joined(Worker),
     Seen(BTreeMap<String, Time>),
     Left(String),
     /// There are no others than these.
     Only(Vec<String>),
+    /// By somebody's order.
     Paused(String, bool),
+    /// Paused, as so many builds in a row were aborted there.
+    Broken(String, u32),
 }
 
 /// In the order of names.
 pub(crate) fn list(conn: &Connection) -> Result<Vec<Worker>, Error> {
     let mut statement = conn.prepare_cached(
-        "SELECT name, address, machine, systems, last_seen, paused FROM workers ORDER BY name",
+        "SELECT name, address, machine, systems, last_seen, joined, paused, failures FROM workers ORDER BY name",
     )?;
     let rows = statement.query_map([], |row| {
         let systems: String = row.get(3)?;
@@ -47,7 +63,9 @@ pub(crate) fn list(conn: &Connection) -> Result<Vec<Worker>, Error> {
             machine: row.get(2)?,
             systems: systems.split_whitespace().map(str::to_owned).collect(),
             last_seen: row.get(4)?,
-            paused: row.get(5)?,
+            joined: row.get(5)?,
+            paused: row.get(6)?,
+            failures: row.get(7)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -78,13 +96,16 @@ pub(crate) fn note(tx: &mut Tx<'_>, notes: &[Note]) -> Result<(), Error> {
             let gone = list(tx.conn)?.into_iter().filter(|worker| !names.contains(&worker.name));
             gone.collect::<Vec<_>>().iter().try_for_each(|worker| leave(tx, &worker.name))
         }
-        Note::Paused(name, paused) => {
-            tx.conn
-                .prepare_cached("UPDATE workers SET paused = ?2 WHERE name = ?1")?
-                .execute(params![name, paused])?;
-            Ok(())
-        }
+        Note::Paused(name, paused) => pause(tx, name, *paused, 0),
+        Note::Broken(name, failures) => pause(tx, name, true, *failures),
     })
+}
+
+fn pause(tx: &Tx<'_>, name: &str, paused: bool, failures: u32) -> Result<(), Error> {
+    tx.conn
+        .prepare_cached("UPDATE workers SET paused = ?2, failures = ?3 WHERE name = ?1")?
+        .execute(params![name, paused, failures])?;
+    Ok(())
 }
 
 fn join(tx: &mut Tx<'_>, worker: &Worker) -> Result<(), Error> {
@@ -100,7 +121,7 @@ fn join(tx: &mut Tx<'_>, worker: &Worker) -> Result<(), Error> {
             worker.machine,
             worker.systems.join(" "),
             worker.last_seen,
-            tx.now
+            worker.joined
         ])?;
     if news { tx.emit(What::WorkerJoined, None, None, None, None) } else { Ok(()) }
 }
@@ -122,7 +143,9 @@ mod tests {
             machine: "ruche".to_owned(),
             systems: vec!["x86_64-linux".to_owned(), "i686-linux".to_owned()],
             last_seen: Time(seen),
+            joined: Time(seen),
             paused: false,
+            failures: 0,
         }
     }
 
@@ -140,12 +163,28 @@ mod tests {
         tell(vec![Note::Paused("a".to_owned(), true), Note::Joined(worker("a", 6))]);
         tell(vec![Note::Seen([("a".to_owned(), Time(7)), ("b".to_owned(), Time(4))].into())]);
         let known = list(&books.conn).unwrap();
-        let expected = [Worker { paused: true, ..worker("a", 7) }, worker("b", 5)];
-        assert_eq!(known, expected, "a pause outlives its being told of again");
+        let old = Worker { paused: true, joined: Time(5), ..worker("a", 7) };
+        assert_eq!(known, [old, worker("b", 5)], "a pause outlives its being told of again");
         let mut tell = |notes: Vec<Note>| books.write(|tx| note(tx, &notes)).unwrap();
         tell(vec![Note::Left("c".to_owned()), Note::Only(vec!["b".to_owned()])]);
         assert_eq!(list(&books.conn).unwrap(), [worker("b", 5)]);
         assert!(is_known(&books.conn, "b").unwrap() && !is_known(&books.conn, "a").unwrap());
         assert_eq!(events(&books), ["worker-joined", "worker-joined", "worker-left"]);
+    }
+
+    #[test]
+    fn why_a_worker_is_paused_is_known_until_it_is_resumed() {
+        let mut books = Books::new();
+        let mut tell = |note_: Note| {
+            books.write(|tx| note(tx, &[note_])).unwrap();
+            let worker = list(&books.conn).unwrap().remove(0);
+            (worker.paused, worker.failures)
+        };
+        assert_eq!(tell(Note::Joined(worker("a", 5))), (false, 0));
+        assert_eq!(tell(Note::Broken("a".to_owned(), 10)), (true, 10));
+        assert_eq!(tell(Note::Joined(worker("a", 6))), (true, 10));
+        assert_eq!(tell(Note::Paused("a".to_owned(), true)), (true, 0), "somebody wants it so");
+        assert_eq!(tell(Note::Broken("a".to_owned(), 10)), (true, 10));
+        assert_eq!(tell(Note::Paused("a".to_owned(), false)), (false, 0));
     }
 }

@@ -46,6 +46,7 @@ pub(super) const ROUTES: &[Route] = &[
     get("/api/build/:id/first-failure", relations::first_failure),
     get("/api/jobsets/:name", jobsets::one),
     get("/api/workers", machines::workers),
+    get("/api/machines/:name", machines::machine),
     get("/api/metrics", machines::metrics),
     get("/api/search", search::list),
     get("/search/latest", search::latest),

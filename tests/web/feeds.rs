@@ -157,7 +157,7 @@ fn health_and_what_crawlers_leave_alone() {
 }
 
 /// What Prometheus reads: the value of each sample, of metrics that are described before.
-fn samples(text: &str) -> BTreeMap<String, f64> {
+pub(crate) fn samples(text: &str) -> BTreeMap<String, f64> {
     let (mut known, mut found) = (String::new(), BTreeMap::new());
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {

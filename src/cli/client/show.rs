@@ -273,18 +273,22 @@ pub(super) fn workers(output: &mut Output, objects: &[Value]) -> io::Result<()> 
             plain(o, "address"),
             plain(o, "machine"),
             plain(o, "systems"),
+            distance(time(o, "joined"), now),
             distance(time(o, "last-seen"), now),
             plain(o, "build"),
+            distance(time(o, "since"), now),
             plain(o, "paused"),
         ]
     };
     let columns = [
         Column::text("NAME", 0, 8),
-        Column::text("ADDRESS", 3, 12),
-        Column::text("MACHINE", 5, 8),
-        Column::text("SYSTEMS", 4, 12),
+        Column::text("ADDRESS", 5, 12),
+        Column::text("MACHINE", 7, 8),
+        Column::text("SYSTEMS", 6, 12),
+        Column::whole("JOINED", 3),
         Column::whole("SEEN", 1),
         Column::whole("BUILD", 1),
+        Column::whole("SINCE", 4),
         Column::whole("PAUSED", 2),
     ];
     output.table(&columns, objects.iter().map(row).collect())

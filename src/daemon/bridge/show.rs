@@ -183,15 +183,18 @@ impl Live {
     pub(super) fn show_workers(&mut self, answer: &mut dyn Answer) -> Result<(), Error> {
         let running = machines::running(self.reader()?, RUNNING).map_err(failure)?;
         for worker in workers::list(self.reader()?).map_err(failure)? {
-            let builds = running.get(&worker.name);
+            let build = running.get(&worker.name).and_then(|builds| builds.first());
             let view = WorkerView {
                 name: &worker.name,
                 address: &worker.address,
                 machine: &worker.machine,
                 systems: &worker.systems,
                 last_seen: worker.last_seen.0,
-                build: builds.and_then(|builds| builds.first()).map(|build| build.0),
+                joined: worker.joined.0,
                 paused: worker.paused,
+                failures: worker.failures,
+                build: build.map(|(id, _)| id.0),
+                since: build.and_then(|(_, since)| since.map(|time| time.0)),
             };
             answer.object(&json(&view)).map_err(Error::Asker)?;
         }

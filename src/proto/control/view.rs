@@ -290,9 +290,14 @@ pub(crate) struct WorkerView<'a> {
     pub(crate) machine: &'a str,
     pub(crate) systems: &'a [String],
     pub(crate) last_seen: i64,
-    /// What it builds.
-    pub(crate) build: Option<i64>,
+    /// Since when it is here.
+    pub(crate) joined: i64,
     pub(crate) paused: bool,
+    /// Builds that were aborted in a row, if it is paused for that.
+    pub(crate) failures: u32,
+    /// What it builds, and since when.
+    pub(crate) build: Option<i64>,
+    pub(crate) since: Option<i64>,
 }
 
 #[derive(Serialize)]

@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::health;
+use crate::db::web::machines;
 use crate::db::web::numbers::{self, Ended, Standing};
+use crate::db::workers;
 use crate::model::evaluation::Counts;
 use crate::model::status::BuildStatus;
 use crate::proto::control::Command;
@@ -28,6 +30,9 @@ const ASKED: usize = 200;
 
 /// The reason of those that it is not asked about.
 const BEHIND: &str = "behind others";
+
+/// Builds on remote workers that are looked at: more than there may be workers.
+const RUNNING: usize = 10_000;
 
 /// The most jobsets that are told of one by one: far more than any installation has.
 const JOBSETS: usize = 1000;
@@ -51,6 +56,7 @@ pub(super) fn show(context: &mut Context, _: &Request, _: &Captures) -> Result<R
     );
     let status = of_daemon(context, &mut text);
     books(context, &mut text, status.is_some())?;
+    workers(context, &mut text)?;
     jobsets(context, &mut text, now.0)?;
     Ok(Response::bytes(200, TYPE, text.0).with("Cache-Control", "no-store"))
 }
@@ -133,6 +139,18 @@ fn of_daemon(context: &Context, text: &mut Text) -> Option<Value> {
             bytes,
         );
     }
+    if let Some(obstacles) = status["obstacles"].as_array() {
+        text.begin(
+            "gorget_queue_obstructed_builds",
+            Kind::Gauge,
+            "Builds that wait for nothing but what is not there, such as a worker for their system.",
+        );
+        for held in obstacles {
+            let labels = [("waiting", held["waiting"].as_str().unwrap_or_default())];
+            let builds = held["builds"].as_f64().unwrap_or(0.0);
+            text.sample("gorget_queue_obstructed_builds", &labels, builds);
+        }
+    }
     let warnings = status["warnings"].as_array().map_or(0, Vec::len);
     text.one(
         "gorget_warnings",
@@ -180,6 +198,40 @@ fn books(context: &mut Context, text: &mut Text, up: bool) -> Result<(), Failure
         ("gorget_database_free_bytes", "Bytes of the database's file that nothing uses.", free),
     ] {
         text.one(name, Kind::Gauge, help, &[], whole(value));
+    }
+    Ok(())
+}
+
+/// Remote workers by what they do, and those that each system has.
+fn workers(context: &mut Context, text: &mut Text) -> Result<(), Failure> {
+    let (now, books) = (context.now, context.books()?);
+    let running = machines::running(books, RUNNING)?;
+    let mut states = BTreeMap::from(["away", "building", "idle", "paused"].map(|word| (word, 0)));
+    let mut systems: BTreeMap<String, i64> = BTreeMap::new();
+    for worker in workers::list(books)? {
+        let state = match () {
+            () if worker.is_away(now) => "away",
+            () if worker.paused => "paused",
+            () if running.contains_key(&worker.name) => "building",
+            () => "idle",
+        };
+        *states.entry(state).or_default() += 1;
+        let serves = i64::from(state != "away" && state != "paused");
+        for system in worker.systems {
+            *systems.entry(system).or_default() += serves;
+        }
+    }
+    text.begin("gorget_workers", Kind::Gauge, "Remote workers by state.");
+    for (state, count) in states {
+        text.sample("gorget_workers", &[("state", state)], whole(count));
+    }
+    text.begin(
+        "gorget_system_workers",
+        Kind::Gauge,
+        "Remote workers that build for a system, those away or paused left out.",
+    );
+    for (system, count) in &systems {
+        text.sample("gorget_system_workers", &[("system", system)], whole(*count));
     }
     Ok(())
 }

@@ -1,8 +1,11 @@
 //! All jobsets, and how each is doing.
 
+use std::time::Duration;
+
 use maud::{Markup, html};
 
 use super::part::{self, query};
+use super::queue::obstacles;
 use super::{Frame, HOME, list};
 use crate::db::web::pages;
 use crate::db::{builds, jobsets};
@@ -20,6 +23,9 @@ use crate::web::route::Captures;
 
 /// Jobsets on a page: each costs a look at its evaluations.
 const ROWS: usize = 100;
+
+/// How long the daemon may take to say what keeps builds waiting: the rest of the page is in the books.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Evaluations whose weather is shown.
 const STRIP: usize = 10;
@@ -69,6 +75,8 @@ pub(super) fn home(
     }
     let more = chosen.next().is_some();
     let (waiting, running) = builds::pending_counts(books)?;
+    // Nobody needs to ask what keeps nothing waiting.
+    let obstacles = (waiting > 0).then(|| obstacles(context, PATIENCE));
     let content = html! {
         div class="head" {
             h1 { (HOME) }
@@ -83,6 +91,7 @@ pub(super) fn home(
             a href=(context.link("/status")) { (part::plural(running, "build runs", "builds run")) } ", "
             a href=(context.link("/queue")) { (part::plural(waiting, "waits", "wait")) } "."
         }
+        div data-live="obstacles" { @if let Some(obstacles) = &obstacles { (obstacles) } }
         form class="filter" method="get" action=(context.link("/")) {
             label { "Filter " input type="search" name="filter" value=(part) data-filter="#jobsets tbody tr"; }
             label {

@@ -19,9 +19,6 @@ use crate::web::route::Captures;
 /// Builds of a machine's history.
 const BUILT: usize = 100;
 
-/// Seconds after which a worker that says nothing is taken to be gone, as by Cuirass.
-const AWAY: i64 = 120;
-
 /// A machine, and those of its workers that are known.
 struct Machine {
     name: String,
@@ -58,7 +55,8 @@ pub(super) fn workers(
             @if paused > 0 {
                 p class="box warn" {
                     (part::plural(paused, "worker is paused", "workers are paused"))
-                    ": by an operator, or because ten builds in a row were aborted there. Nothing is given to it until it is resumed."
+                    ". Until it is resumed it gets nothing to build: "
+                    code { "gorget resume worker NAME" } "."
                 }
             }
             @for machine in &machines {
@@ -143,21 +141,23 @@ fn tasks(context: &Context, machine: &Machine, rows: &[(Listed, Option<i64>)]) -
                     thead {
                         tr {
                             th scope="col" { "Worker" } th scope="col" { "Systems" }
-                            th scope="col" class="name" { "Building" } th scope="col" { "Last seen" }
+                            th scope="col" class="name" { "Building" } th scope="col" { "For" }
+                            th scope="col" { "Here since" } th scope="col" { "Last seen" }
                             @if may { th scope="col" { span class="hidden" { "Actions" } } }
                         }
                     }
                     tbody {
                         @for worker in &machine.workers {
+                            @let own = of(Some(&worker.name));
                             tr {
                                 td {
                                     (worker.name)
                                     @if worker.paused { " " span class="n warn" { "paused" } }
-                                    @if context.now.0 - worker.last_seen.0 > AWAY { " " span class="n bad" { "away" } }
+                                    @if worker.is_away(context.now) { " " span class="n bad" { "away" } }
+                                    @if worker.paused { div class="small dim" { (why_paused(worker)) } }
                                 }
                                 td { (worker.systems.join(", ")) }
                                 td class="name more" {
-                                    @let own = of(Some(&worker.name));
                                     @if own.is_empty() { span class="dim" { "idle" } }
                                     @for (build, last) in &own {
                                         div {
@@ -166,6 +166,12 @@ fn tasks(context: &Context, machine: &Machine, rows: &[(Listed, Option<i64>)]) -
                                         }
                                     }
                                 }
+                                td data-th=[(!own.is_empty()).then_some("For")] class="nowrap" {
+                                    @for (build, _) in &own {
+                                        div { (part::lasted(context.now, build.starttime, Some(context.now))) }
+                                    }
+                                }
+                                td data-th="Here since" { (part::time(context.now, worker.joined)) }
                                 td data-th="Last seen" { (part::time(context.now, worker.last_seen)) }
                                 @if may {
                                     @let word = if worker.paused { "resume" } else { "pause" };
@@ -178,5 +184,12 @@ fn tasks(context: &Context, machine: &Machine, rows: &[(Listed, Option<i64>)]) -
                 }
             }
         }
+    }
+}
+
+fn why_paused(worker: &workers::Worker) -> String {
+    match worker.failures {
+        0 => "by an operator".to_owned(),
+        builds => format!("{builds} builds were aborted there in a row"),
     }
 }

@@ -1,6 +1,7 @@
 //! What runs, and what waits and why.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use maud::{Markup, html};
 use serde_json::Value;
@@ -21,6 +22,9 @@ use crate::web::route::Captures;
 /// Builds on a page.
 const ROWS: usize = 100;
 
+/// How long the daemon may take to say what keeps builds waiting.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Builds that run at once and are shown: more than one machine can take.
 pub(super) const RUNNING: usize = 500;
 
@@ -33,7 +37,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
     let rows = pages::waiting(books, ROWS)?;
     let (waiting, running) = builds::pending_counts(books)?;
     let reasons = reasons(context);
-    let obstacles = obstacles(context);
+    let obstacles = obstacles(context, PATIENCE);
     let paused = records::setting(context.books()?, "paused.builds")?.is_some();
     let content = html! {
         div class="head" {
@@ -51,7 +55,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
                 a href=(context.link("/status")) { (part::plural(running, "runs", "run")) } "."
                 @if waiting > ROWS as i64 { " The first " (ROWS) " are shown." }
             }
-            @for held in &obstacles { p class="box warn" { (held) } }
+            (obstacles)
             @if paused { p class="box warn" { "Builds are paused: none is started." } }
             @if reasons.is_none() && waiting > 0 {
                 p class="box warn" { "The daemon does not answer: why they wait is not known." }
@@ -101,21 +105,29 @@ fn reasons(context: &Context) -> Option<HashMap<BuildId, String>> {
     Some(objects.iter().filter_map(reason).collect())
 }
 
-/// What keeps builds waiting that wait for nothing else, in words; nothing if the daemon does not say.
-fn obstacles(context: &Context) -> Vec<String> {
-    let status = context.ask(Command::Status).unwrap_or_default();
+/// What keeps builds waiting that wait for nothing else; nothing if the daemon does not say so within this time.
+pub(super) fn obstacles(context: &Context, within: Duration) -> Markup {
+    let status = context.ask_within(within, Command::Status).unwrap_or_default();
     let status = status.first().and_then(|object| serde_json::from_str::<Value>(object).ok());
-    let Some(status) = status else { return Vec::new() };
-    let all = status["obstacles"].as_array();
-    let words = |held: &Value| {
-        let (builds, waiting) = (held["builds"].as_i64()?, held["waiting"].as_str()?);
-        let builds = part::plural(builds, "build waits", "builds wait");
-        Some(match waiting.strip_prefix("no worker for ") {
-            Some(system) => format!("{builds} for a worker: nobody builds for {system}."),
-            None => format!("{builds}: {waiting}."),
-        })
-    };
-    all.into_iter().flatten().filter_map(words).collect()
+    let all = status.as_ref().and_then(|status| status["obstacles"].as_array());
+    html! { @for held in all.into_iter().flatten() { (obstacle(context, held)) } }
+}
+
+fn obstacle(context: &Context, held: &Value) -> Markup {
+    let waiting = held["waiting"].as_str().unwrap_or_default();
+    let builds = held["builds"].as_i64().unwrap_or(0);
+    let builds = part::plural(builds, "build waits", "builds wait");
+    html! {
+        p class="box warn" {
+            @match waiting.strip_prefix("no worker for ") {
+                Some(system) => {
+                    (builds) " for a worker: nobody builds for " (system) ". "
+                    a href=(context.link("/workers")) { "Workers" }
+                }
+                None => { (builds) ": " (waiting) "." }
+            }
+        }
+    }
 }
 
 /// GET `/status`.

@@ -384,7 +384,17 @@ impl Core {
         };
         self.workers.insert(name.clone(), worker);
         let last_seen = Time(last_seen);
-        let record = Record { name, address, machine, systems, last_seen, paused };
+        let record = Record {
+            name,
+            address,
+            machine,
+            systems,
+            last_seen,
+            // The books know better of one that they know.
+            joined: last_seen,
+            paused,
+            failures: 0,
+        };
         out.extend([Effect::Note(Note::Joined(record)), Effect::Changed]);
     }
 
@@ -520,7 +530,7 @@ impl Core {
                 );
                 worker.paused = true;
                 self.paused.insert(name.clone());
-                out.extend([Effect::Note(Note::Paused(name, true)), Effect::Changed]);
+                out.extend([Effect::Note(Note::Broken(name, BROKEN)), Effect::Changed]);
             }
         }
         out.push(Effect::End { id, attempt, outcome });

@@ -396,6 +396,7 @@ fn a_worker_on_which_everything_is_aborted_is_paused() {
         again(&mut bench, id, "aborted");
     }
     assert!(!bench.core.serves(SYSTEM) && bench.core.open().is_empty());
+    assert!(bench.out.contains(&Effect::Note(Note::Broken("a".to_owned(), BROKEN))));
     // Also when the server restarts.
     bench.core.on_disconnected(bench.now, &mut bench.out);
     bench.connect(&[("a", "m")], &[]);
