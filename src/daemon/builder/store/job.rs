@@ -237,13 +237,9 @@ fn take_in(
         connection.be_patient(FETCH).map_err(|error| aborted("set a time-out", &error))?;
     }
     for path in &missing {
-        connection.ensure(path).map_err(|error| match error {
-            Error::Refused(why) => {
-                Outcome::Aborted(format!(
-                    "cannot fetch {path} from {url}: {why} (the store daemon must allow substitutes, and trust the key there)"
-                ))
-            }
-            error => lost(error),
+        connection.ensure(path).map_err(|error| match unfetched(&error, tools.dialect) {
+            Some(why) => Outcome::Aborted(format!("cannot fetch {path} from {url}: {why}")),
+            None => lost(error),
         })?;
     }
     keep(&mut connection, tools, &paths, &lost)?;
@@ -256,6 +252,23 @@ fn take_in(
         tools.idle.put_back(Held { connection, age: age.another(), options: plain });
     }
     Ok(Outcome::Succeeded { outputs, products })
+}
+
+/// Why a worker's machine does not give what was built there, if that is what an error says, and not that the daemon
+/// here went away.
+fn unfetched(error: &Error, dialect: Dialect) -> Option<String> {
+    match error {
+        Error::Refused(why) => Some(format!("{why} ({})", dialect.trust())),
+        Error::Receive(late) if is_late(late) => {
+            Some(format!("nothing came for {} minutes", FETCH.as_secs() / 60))
+        }
+        _ => None,
+    }
+}
+
+/// A socket's time-out, as systems call it.
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Keeps outputs from being collected.
@@ -495,6 +508,16 @@ mod tests {
             let outcome = run();
             assert!(matches!(outcome, Outcome::Aborted(_)), "{outcome:?}");
         });
+    }
+
+    #[test]
+    fn a_place_that_hangs_is_no_fault_of_the_daemon_here() {
+        let why = |error: &Error| unfetched(error, Dialect::Guix);
+        let late = why(&Error::Receive(io::ErrorKind::WouldBlock.into())).unwrap();
+        assert_eq!(late, "nothing came for 60 minutes");
+        assert_eq!(why(&Error::Receive(io::ErrorKind::UnexpectedEof.into())), None);
+        let refused = why(&Error::Refused("no such thing".to_owned())).unwrap();
+        assert!(refused.starts_with("no such thing (it must be served"), "{refused}");
     }
 
     #[test]
