@@ -266,22 +266,23 @@ impl Core {
     pub(super) fn on_answer(&mut self, answer: Result<(), Failure>, out: &mut Out) {
         let asked = self.asked.pop_front().flatten();
         let (Some(of), Err(failure)) = (asked, answer) else { return };
-        if self.current(of.build.0, of.attempt).is_none() {
-            return;
-        }
+        let Some(job) = self.current(of.build.0, of.attempt) else { return };
+        let name = job.worker.clone();
+        let refused = Outcome::Aborted(format!("remote-server refused: {}", failure.message));
         let outcome = match failure.kind {
             // Its worker went, or wants none any more, which is on its way to us.
             FailureKind::NotFound | FailureKind::Conflict => Outcome::Interrupted,
-            // It would be refused again.
-            FailureKind::Syntax
-            | FailureKind::UnknownCommand
+            // It would be refused again. Its worker still waits, which nobody else tells.
+            FailureKind::Syntax => {
+                self.on_wants(&name, true, out);
+                refused
+            }
+            FailureKind::UnknownCommand
             | FailureKind::RateLimited
             | FailureKind::Unavailable
-            | FailureKind::Internal => {
-                Outcome::Aborted(format!("remote-server refused: {}", failure.message))
-            }
+            | FailureKind::Internal => refused,
         };
-        self.end(of.build, outcome, out);
+        self.close(of.build, outcome, out);
     }
 
     pub(super) fn pause(&mut self, name: &str, paused: bool, out: &mut Out) {
@@ -497,10 +498,10 @@ impl Core {
         }
     }
 
+    /// Its worker had a part in how it ended.
     fn end(&mut self, id: BuildId, outcome: Outcome, out: &mut Out) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        job.phase = Phase::Over;
-        let (name, attempt) = (job.worker.clone(), job.order.attempt);
+        let Some(job) = self.jobs.get(&id) else { return };
+        let name = job.worker.clone();
         if let Some(worker) = self.workers.get_mut(&name) {
             match &outcome {
                 Outcome::Aborted(_) | Outcome::Lost(_) => worker.aborted += 1,
@@ -523,6 +524,13 @@ impl Core {
                 out.extend([Effect::Note(Note::Paused(name, true)), Effect::Changed]);
             }
         }
+        self.close(id, outcome, out);
+    }
+
+    fn close(&mut self, id: BuildId, outcome: Outcome, out: &mut Out) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.phase = Phase::Over;
+        let attempt = job.order.attempt;
         out.push(Effect::End { id, attempt, outcome });
     }
 }

@@ -264,6 +264,23 @@ fn a_refused_assignment_costs_a_try_only_when_it_would_be_refused_again() {
 }
 
 #[test]
+fn a_refused_assignment_costs_its_worker_nothing() {
+    let mut bench = Bench::with(&[("a", "m")]);
+    let refuse = |bench: &mut Bench, id, kind| {
+        assert_eq!(bench.start(id), "a");
+        bench.core.on_answer(Err(Failure::new(kind, "no")), &mut bench.out);
+    };
+    for id in 1..=2 * i64::from(BROKEN) {
+        // The server still holds the request.
+        refuse(&mut bench, id, FailureKind::Syntax);
+        assert!(bench.core.serves(SYSTEM) && !bench.core.open().is_empty());
+    }
+    // Here it holds none.
+    refuse(&mut bench, 100, FailureKind::Conflict);
+    assert!(bench.core.open().is_empty());
+}
+
+#[test]
 fn a_lost_build_costs_a_try_if_it_had_begun() {
     for started in [false, true] {
         let mut bench = Bench::with(&[("a", "m")]);
