@@ -22,7 +22,7 @@ use self::link::Mouth;
 use super::Report;
 use super::queue::Reason;
 use super::running::Leash;
-use super::store::Taker;
+use super::store::{Taken, Taker};
 use crate::actor::pool::Pool;
 use crate::actor::{Spawner, fault, panic_message};
 use crate::db::workers::Note;
@@ -45,7 +45,7 @@ pub(super) enum Heard {
     Taken {
         of: Try,
         url: String,
-        outcome: Outcome,
+        taken: Taken,
     },
 }
 
@@ -152,8 +152,8 @@ impl Remote {
             }
             Heard::Event(event) => self.step(|core, out| core.on_event(now, event, out)),
             Heard::Answer(answer) => self.step(|core, out| core.on_answer(answer, out)),
-            Heard::Taken { of, url, outcome } => {
-                self.step(|core, out| core.on_taken(of, url, outcome, out))
+            Heard::Taken { of, url, taken } => {
+                self.step(|core, out| core.on_taken(of, url, taken, out))
             }
         }
     }
@@ -207,11 +207,11 @@ impl Remote {
         let leash = Arc::new(Leash::default());
         self.leashes.insert(order.id, Arc::downgrade(&leash));
         let of = Try { build: order.id, attempt: order.attempt };
-        let taken = Untold { lane: self.lane.clone(), of, url: url.clone() };
+        let untold = Untold { lane: self.lane.clone(), of, url: url.clone() };
         let Some(taker) = self.takers.get(&Store::of(&order.derivation)).cloned() else {
             // It was given away by an earlier life, which had other options.
             let why = "there is no store to take its outputs into".to_owned();
-            let _ = self.pool.run(move || taken.tell(Outcome::Aborted(why)));
+            let _ = self.pool.run(move || untold.tell(Taken::Over(Outcome::Aborted(why))));
             return;
         };
         // The core hands out no more than there are threads; a refusal says that they are stopping.
@@ -220,10 +220,10 @@ impl Remote {
                 fault("take");
                 taker.take(&order, &url, &leash)
             });
-            taken.tell(catch_unwind(run).unwrap_or_else(|payload| {
+            untold.tell(catch_unwind(run).unwrap_or_else(|payload| {
                 let text = panic_message(payload.as_ref());
                 log::error!(target: "builder", "taking in build {} panicked: {text}", order.id);
-                Outcome::Aborted(format!("internal error: {text}"))
+                Taken::Over(Outcome::Aborted(format!("internal error: {text}")))
             }));
         });
     }
@@ -237,10 +237,10 @@ struct Untold {
 }
 
 impl Untold {
-    fn tell(self, outcome: Outcome) {
-        let taken = Heard::Taken { of: self.of, url: self.url, outcome };
+    fn tell(self, taken: Taken) {
+        let heard = Heard::Taken { of: self.of, url: self.url, taken };
         // A builder that is gone leaves it to the next life.
-        let _ = self.lane.send(taken);
+        let _ = self.lane.send(heard);
     }
 }
 

@@ -95,6 +95,23 @@ impl Care {
     }
 }
 
+/// What came of taking a build's results in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// They are here, or something here keeps them from being.
+    Over(Outcome),
+    /// They do not come from there: why.
+    Unfetched(String),
+    /// The daemon went: they are taken in when it is there again.
+    CutOff,
+}
+
+impl From<Outcome> for Taken {
+    fn from(outcome: Outcome) -> Self {
+        if outcome == Outcome::Interrupted { Self::CutOff } else { Self::Over(outcome) }
+    }
+}
+
 /// Takes into a store what was built elsewhere.
 #[derive(Clone)]
 pub(super) struct Taker {
@@ -109,7 +126,7 @@ impl Taker {
     }
 
     /// Has the daemon fetch a build's outputs from `url` if they are not there; blocks.
-    pub(super) fn take(&self, order: &Order, url: &str, leash: &Leash<Closer>) -> Outcome {
+    pub(super) fn take(&self, order: &Order, url: &str, leash: &Leash<Closer>) -> Taken {
         job::take(&self.tools, order, url, leash, &self.reach)
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::intake::Intake;
+use crate::daemon::builder::store::Taken;
 use crate::db::workers::{Note, Worker as Record};
 use crate::model::build::{BuildId, Order, Outcome, Store};
 use crate::model::time::Time;
@@ -29,6 +30,10 @@ pub(super) const TAKERS: usize = 16;
 
 /// Aborted builds in a row after which a worker is held to be broken.
 const BROKEN: u32 = 10;
+
+/// How often the daemon of a store may go while it fetches one build's results: whatever it is that ends it there, others
+/// want to build.
+const CUTS: u32 = 5;
 
 /// How often the books are told when workers were last seen.
 const SEEN: Duration = Duration::from_secs(30);
@@ -96,9 +101,15 @@ struct Job {
     phase: Phase,
     /// The server told of it since it was last connected.
     told: bool,
+    /// How often the store's daemon went while it took the results in.
+    cuts: u32,
 }
 
 impl Job {
+    fn new(order: Order, worker: String, told: bool) -> Self {
+        Self { order, worker, phase: Phase::Out, told, cuts: 0 }
+    }
+
     fn of(&self) -> Try {
         Try { build: self.order.id, attempt: self.order.attempt }
     }
@@ -133,7 +144,7 @@ impl Core {
     pub(super) fn new(now: Instant, abroad: Vec<Order>, paused: BTreeSet<String>) -> Self {
         let resume = |order: Order| {
             let worker = order.worker.clone().unwrap_or_default();
-            (order.id, Job { order, worker, phase: Phase::Out, told: false })
+            (order.id, Job::new(order, worker, false))
         };
         Self {
             server: Server::Away(now),
@@ -215,7 +226,7 @@ impl Core {
             max_silent_time: order.max_silent_time,
         };
         self.say(Command::Assign(assign), out);
-        self.jobs.insert(id, Job { order, worker: name, phase: Phase::Out, told: true });
+        self.jobs.insert(id, Job::new(order, name, true));
     }
 
     /// Nobody wants it any more.
@@ -266,22 +277,23 @@ impl Core {
     pub(super) fn on_answer(&mut self, answer: Result<(), Failure>, out: &mut Out) {
         let asked = self.asked.pop_front().flatten();
         let (Some(of), Err(failure)) = (asked, answer) else { return };
-        if self.current(of.build.0, of.attempt).is_none() {
-            return;
-        }
+        let Some(job) = self.current(of.build.0, of.attempt) else { return };
+        let name = job.worker.clone();
+        let refused = Outcome::Aborted(format!("remote-server refused: {}", failure.message));
         let outcome = match failure.kind {
             // Its worker went, or wants none any more, which is on its way to us.
             FailureKind::NotFound | FailureKind::Conflict => Outcome::Interrupted,
-            // It would be refused again.
-            FailureKind::Syntax
-            | FailureKind::UnknownCommand
+            // It would be refused again. Its worker still waits, which nobody else tells.
+            FailureKind::Syntax => {
+                self.on_wants(&name, true, out);
+                refused
+            }
+            FailureKind::UnknownCommand
             | FailureKind::RateLimited
             | FailureKind::Unavailable
-            | FailureKind::Internal => {
-                Outcome::Aborted(format!("remote-server refused: {}", failure.message))
-            }
+            | FailureKind::Internal => refused,
         };
-        self.end(of.build, outcome, out);
+        self.close(of.build, outcome, out);
     }
 
     pub(super) fn pause(&mut self, name: &str, paused: bool, out: &mut Out) {
@@ -493,24 +505,34 @@ impl Core {
         }
     }
 
-    /// Outputs were fetched, or could not be; with `Interrupted` they are to be fetched when their store is open again.
-    pub(super) fn on_taken(&mut self, of: Try, url: String, outcome: Outcome, out: &mut Out) {
+    /// Outputs were fetched, or could not be.
+    pub(super) fn on_taken(&mut self, of: Try, url: String, taken: Taken, out: &mut Out) {
         self.intake.done(&url);
-        let current = |job: &&Job| job.order.attempt == of.attempt && job.phase == Phase::Taking;
-        let Some(job) = self.jobs.get(&of.build).filter(current) else { return };
-        match outcome {
-            Outcome::Interrupted => {
+        let current = |job: &&mut Job| job.of() == of && job.phase == Phase::Taking;
+        let Some(job) = self.jobs.get_mut(&of.build).filter(current) else { return };
+        match taken {
+            Taken::Over(outcome @ Outcome::Succeeded { .. }) => self.end(of.build, outcome, out),
+            // What is in the way here is no fault of the worker's.
+            Taken::Over(outcome) => self.close(of.build, outcome, out),
+            Taken::Unfetched(why) => self.end(of.build, Outcome::Aborted(why), out),
+            Taken::CutOff if job.cuts + 1 >= CUTS => {
+                let why = format!(
+                    "its results cannot be fetched from {url}: the store daemon went {CUTS} times over it"
+                );
+                self.close(of.build, Outcome::Aborted(why), out);
+            }
+            Taken::CutOff => {
+                job.cuts += 1;
                 let store = Store::of(&job.order.derivation);
                 self.intake.add(of.build, url, store);
             }
-            outcome => self.end(of.build, outcome, out),
         }
     }
 
+    /// Its worker had a part in how it ended.
     fn end(&mut self, id: BuildId, outcome: Outcome, out: &mut Out) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        job.phase = Phase::Over;
-        let (name, attempt) = (job.worker.clone(), job.order.attempt);
+        let Some(job) = self.jobs.get(&id) else { return };
+        let name = job.worker.clone();
         if let Some(worker) = self.workers.get_mut(&name) {
             match &outcome {
                 Outcome::Aborted(_) | Outcome::Lost(_) => worker.aborted += 1,
@@ -533,6 +555,13 @@ impl Core {
                 out.extend([Effect::Note(Note::Broken(name, BROKEN)), Effect::Changed]);
             }
         }
+        self.close(id, outcome, out);
+    }
+
+    fn close(&mut self, id: BuildId, outcome: Outcome, out: &mut Out) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.phase = Phase::Over;
+        let attempt = job.order.attempt;
         out.push(Effect::End { id, attempt, outcome });
     }
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::core::{Core, Effect};
 use crate::daemon::builder::books::{Batch, End, Start, Written, start};
 use crate::daemon::builder::queue::{Facts, Queue, Reason, Taken};
+use crate::daemon::builder::store;
 use crate::db::builds::{self, Changes, Filter};
 use crate::db::testing::{Books, job};
 use crate::db::{maintenance, workers};
@@ -121,11 +122,14 @@ impl Half {
 
     /// What was to be fetched is here, or is not to be had.
     pub(crate) fn taken(&mut self, of: Try, url: String, result: Result<(), String>) {
-        let outcome = match result {
-            Ok(()) => Outcome::Succeeded { outputs: BTreeMap::new(), products: vec![] },
-            Err(why) => Outcome::Aborted(why),
+        let taken = match result {
+            Ok(()) => store::Taken::Over(Outcome::Succeeded {
+                outputs: BTreeMap::new(),
+                products: vec![],
+            }),
+            Err(why) => store::Taken::Unfetched(why),
         };
-        self.step(|core, _, out| core.on_taken(of, url, outcome, out));
+        self.step(|core, _, out| core.on_taken(of, url, taken, out));
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {

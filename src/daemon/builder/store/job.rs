@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::Taken;
 use super::idle::{Age, Held, Idle};
 use super::probe::Reach;
 use super::products::{self, Wishes};
@@ -41,6 +42,8 @@ pub(super) struct Tools {
     hook: Hook,
     /// Connections whose last build went well.
     idle: Idle,
+    /// How long the daemon may say nothing while it fetches.
+    fetch: Duration,
     books: Mutex<Books>,
 }
 
@@ -79,6 +82,7 @@ impl Tools {
             store: store::directory(dialect),
             hook,
             idle,
+            fetch: FETCH,
             books: Mutex::new(Books {
                 database: database.clone(),
                 reader: None,
@@ -100,8 +104,14 @@ pub(super) fn take(
     url: &str,
     leash: &Leash<Closer>,
     reach: &Reach,
-) -> Outcome {
-    unless_canceled(leash, take_in(tools, order, url, leash, reach))
+) -> Taken {
+    match take_in(tools, order, url, leash, reach).unwrap_or_else(|taken| taken) {
+        // Whatever broke, we broke it.
+        Taken::Over(Outcome::Aborted(_)) | Taken::Unfetched(_) if leash.is_canceled() => {
+            Taken::CutOff
+        }
+        taken => taken,
+    }
 }
 
 fn unless_canceled(leash: &Leash<Closer>, result: Result<Outcome, Outcome>) -> Outcome {
@@ -205,7 +215,7 @@ fn take_in(
     url: &str,
     leash: &Leash<Closer>,
     reach: &Reach,
-) -> Result<Outcome, Outcome> {
+) -> Result<Taken, Taken> {
     let lost = |error: Error| match error {
         error @ Error::Refused(_) => lost(error, leash, reach),
         error => {
@@ -234,12 +244,22 @@ fn take_in(
             ..Options::default()
         };
         connection.set_options(&options).map_err(lost)?;
-        connection.be_patient(FETCH).map_err(|error| aborted("set a time-out", &error))?;
+        connection.be_patient(tools.fetch).map_err(|error| aborted("set a time-out", &error))?;
     }
     for path in &missing {
-        connection.ensure(path).map_err(|error| match unfetched(&error, tools.dialect) {
-            Some(why) => Outcome::Aborted(format!("cannot fetch {path} from {url}: {why}")),
-            None => lost(error),
+        connection.ensure(path).map_err(|error| match error {
+            Error::Refused(why) => {
+                let trust = tools.dialect.trust();
+                Taken::Unfetched(format!("cannot fetch {path} from {url}: {why} ({trust})"))
+            }
+            // The daemon waits, too.
+            Error::Receive(error) if is_late(&error) => {
+                let seconds = tools.fetch.as_secs();
+                Taken::Unfetched(format!(
+                    "cannot fetch {path} from {url}: nothing came for {seconds} s"
+                ))
+            }
+            error => lost(error).into(),
         })?;
     }
     keep(&mut connection, tools, &paths, &lost)?;
@@ -251,22 +271,10 @@ fn take_in(
     if leash.release() && missing.is_empty() {
         tools.idle.put_back(Held { connection, age: age.another(), options: plain });
     }
-    Ok(Outcome::Succeeded { outputs, products })
+    Ok(Taken::Over(Outcome::Succeeded { outputs, products }))
 }
 
-/// Why a worker's machine does not give what was built there, if that is what an error says, and not that the daemon
-/// here went away.
-fn unfetched(error: &Error, dialect: Dialect) -> Option<String> {
-    match error {
-        Error::Refused(why) => Some(format!("{why} ({})", dialect.trust())),
-        Error::Receive(late) if is_late(late) => {
-            Some(format!("nothing came for {} minutes", FETCH.as_secs() / 60))
-        }
-        _ => None,
-    }
-}
-
-/// A socket's time-out, as systems call it.
+/// Whether a read ended because its time was over.
 fn is_late(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
@@ -421,6 +429,7 @@ mod tests {
             store: "/gnu/store".to_owned(),
             hook: Hook::Unknown,
             idle: Idle::spawn(spawner, Dialect::Guix).unwrap(),
+            fetch: Duration::from_millis(100),
             books: Mutex::new(Books { database, reader: None, wishes: Wishes::default() }),
         }
     }
@@ -453,17 +462,13 @@ mod tests {
         assert_eq!(outcome, Outcome::Aborted("the daemon refused: no".to_owned()));
     }
 
-    #[test]
-    fn a_connection_that_broke_while_it_rested_costs_no_try() {
-        let place = tempfile::tempdir().unwrap();
-        let (spawner, _threads) = Spawner::new();
-        let tools = tools(place.path(), &spawner);
-        let listener = UnixListener::bind(place.path().join("socket")).unwrap();
-        let drv = place.path().join("t-x.drv");
+    /// Of a derivation that is there.
+    fn order(place: &Path) -> Order {
+        let drv = place.join("t-x.drv");
         let text =
             r#"Derive([("out","/gnu/store/o-x","","")],[],[],"x86_64-linux","/bin/sh",[],[])"#;
         std::fs::write(&drv, text).unwrap();
-        let order = Order {
+        Order {
             id: BuildId(1),
             attempt: 1,
             jobset: JobsetName::new("guix").unwrap(),
@@ -477,9 +482,52 @@ mod tests {
             process: None,
             checkouts: Vec::new(),
             needs: Vec::new(),
-            log: place.path().join("1.gz"),
+            log: place.join("1.gz"),
             worker: None,
+        }
+    }
+
+    #[test]
+    fn a_fetch_that_stalls_says_nothing_of_the_daemon() {
+        let place = tempfile::tempdir().unwrap();
+        let (spawner, _threads) = Spawner::new();
+        let tools = tools(place.path(), &spawner);
+        let listener = UnixListener::bind(place.path().join("socket")).unwrap();
+        let reach = Reach::unwatched();
+        let take = || {
+            let url = "http://127.0.0.1:5558";
+            take(&tools, &order(place.path()), url, &Leash::default(), &reach)
         };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut client, _) = listener.accept().unwrap();
+                let greeting = [0x6478_696f, 0x164, 0x616c_7473];
+                // Options, a root, nothing is valid, and options again: the rest it has to ask for elsewhere.
+                let answers = [0x616c_7473, 0x616c_7473, 1, 0x616c_7473, 0, 0x616c_7473];
+                for word in greeting.into_iter().chain(answers) {
+                    client.write_all(&u64::to_le_bytes(word)).unwrap();
+                }
+                client.read_to_end(&mut Vec::new()).unwrap();
+            });
+            let taken = take();
+            assert!(
+                matches!(&taken, Taken::Unfetched(why) if why.ends_with("nothing came for 0 s")),
+                "{taken:?}"
+            );
+        });
+        assert!(reach.is_open());
+        drop(listener);
+        assert_eq!(take(), Taken::CutOff);
+        assert!(!reach.is_open());
+    }
+
+    #[test]
+    fn a_connection_that_broke_while_it_rested_costs_no_try() {
+        let place = tempfile::tempdir().unwrap();
+        let (spawner, _threads) = Spawner::new();
+        let tools = tools(place.path(), &spawner);
+        let listener = UnixListener::bind(place.path().join("socket")).unwrap();
+        let order = order(place.path());
         // Accepts options, and goes when it is asked to build.
         let serve = || {
             let (mut client, _) = listener.accept().unwrap();
@@ -508,16 +556,6 @@ mod tests {
             let outcome = run();
             assert!(matches!(outcome, Outcome::Aborted(_)), "{outcome:?}");
         });
-    }
-
-    #[test]
-    fn a_place_that_hangs_is_no_fault_of_the_daemon_here() {
-        let why = |error: &Error| unfetched(error, Dialect::Guix);
-        let late = why(&Error::Receive(io::ErrorKind::WouldBlock.into())).unwrap();
-        assert_eq!(late, "nothing came for 60 minutes");
-        assert_eq!(why(&Error::Receive(io::ErrorKind::UnexpectedEof.into())), None);
-        let refused = why(&Error::Refused("no such thing".to_owned())).unwrap();
-        assert!(refused.starts_with("no such thing (it must be served"), "{refused}");
     }
 
     #[test]

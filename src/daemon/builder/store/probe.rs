@@ -60,10 +60,10 @@ impl Reach {
         Ok(reach)
     }
 
-    /// That of a daemon that nobody asks.
+    /// That of a daemon that answers, as far as is known, and that nobody asks.
     #[cfg(test)]
     pub(super) fn unwatched() -> Self {
-        Self { open: Arc::default(), doubt: bounded(1).0, leash: Arc::default() }
+        Self { open: Arc::new(AtomicBool::new(true)), doubt: bounded(1).0, leash: Arc::default() }
     }
 
     pub(super) fn is_open(&self) -> bool {

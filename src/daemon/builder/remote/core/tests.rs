@@ -75,8 +75,8 @@ impl Bench {
         self.core.start(order, &mut self.out);
     }
 
-    fn taken(&mut self, id: i64, outcome: Outcome) {
-        self.core.on_taken(of(id, 1), URL.to_owned(), outcome, &mut self.out);
+    fn taken(&mut self, id: i64, taken: impl Into<Taken>) {
+        self.core.on_taken(of(id, 1), URL.to_owned(), taken.into(), &mut self.out);
     }
 
     fn settled(&mut self, id: i64) {
@@ -264,6 +264,23 @@ fn a_refused_assignment_costs_a_try_only_when_it_would_be_refused_again() {
 }
 
 #[test]
+fn a_refused_assignment_costs_its_worker_nothing() {
+    let mut bench = Bench::with(&[("a", "m")]);
+    let refuse = |bench: &mut Bench, id, kind| {
+        assert_eq!(bench.start(id), "a");
+        bench.core.on_answer(Err(Failure::new(kind, "no")), &mut bench.out);
+    };
+    for id in 1..=2 * i64::from(BROKEN) {
+        // The server still holds the request.
+        refuse(&mut bench, id, FailureKind::Syntax);
+        assert!(bench.core.serves(SYSTEM) && !bench.core.open().is_empty());
+    }
+    // Here it holds none.
+    refuse(&mut bench, 100, FailureKind::Conflict);
+    assert!(bench.core.open().is_empty());
+}
+
+#[test]
 fn a_lost_build_costs_a_try_if_it_had_begun() {
     for started in [false, true] {
         let mut bench = Bench::with(&[("a", "m")]);
@@ -407,6 +424,45 @@ fn a_worker_on_which_everything_is_aborted_is_paused() {
         again(&mut bench, id, "failed");
     }
     assert!(bench.core.serves(SYSTEM));
+    // Nor what is in the way here.
+    let fetch = |bench: &mut Bench, id, taken| {
+        bench.start(id);
+        bench.report(id, 1, success());
+        bench.taken(id, taken);
+        bench.event(Event::Requested { worker: "a".to_owned() });
+    };
+    for id in 200..200 + 2 * i64::from(BROKEN) {
+        fetch(&mut bench, id, Taken::Over(Outcome::Aborted("no space".to_owned())));
+    }
+    assert!(bench.core.serves(SYSTEM));
+    // But that nothing can be fetched from it.
+    for id in 300..300 + i64::from(BROKEN) {
+        fetch(&mut bench, id, Taken::Unfetched("no answer".to_owned()));
+    }
+    assert!(!bench.core.serves(SYSTEM));
+}
+
+#[test]
+fn results_over_which_a_store_daemon_goes_again_and_again_are_given_up() {
+    let mut bench = Bench::with(&[("a", "m")]);
+    bench.start(1);
+    bench.report(1, 1, success());
+    bench.take();
+    for _ in 1..CUTS {
+        bench.fetch();
+        assert_eq!(fetched(&bench.take()), [1]);
+        bench.taken(1, Taken::CutOff);
+    }
+    bench.fetch();
+    bench.taken(1, Taken::CutOff);
+    let effects = bench.take();
+    assert!(
+        matches!(
+            &effects[..],
+            [Effect::Take { .. }, Effect::End { outcome: Outcome::Aborted(_), .. }]
+        ),
+        "{effects:?}"
+    );
 }
 
 /// The builds that are to be fetched.
@@ -437,7 +493,7 @@ fn results_wait_for_their_store_and_few_are_fetched_at_once() {
     let others = 11..=20;
     assert_eq!(fetched(&bench.take()), (1..=4).chain(others).collect::<Vec<_>>());
     // Its daemon went: it comes last.
-    bench.taken(1, Outcome::Interrupted);
+    bench.taken(1, Taken::CutOff);
     bench.fetch();
     assert_eq!(fetched(&bench.take()), [5]);
     for (id, next) in [(2, vec![6]), (3, vec![7]), (4, vec![8]), (5, vec![9]), (6, vec![10])] {
