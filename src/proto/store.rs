@@ -26,6 +26,18 @@ impl Dialect {
             Self::Nix => "/nix/store",
         }
     }
+
+    /// What it takes for a daemon to fetch something from another machine: for those who set it up.
+    pub(crate) fn trust(self) -> &'static str {
+        match self {
+            Self::Guix => {
+                "it must be served there, signed with a key that 'guix archive --authorize' was told of, and guix-daemon run without --no-substitutes"
+            }
+            Self::Nix => {
+                "it must be served there, signed with a key of nix-daemon's trusted-public-keys, and our user be one of its trusted-users"
+            }
+        }
+    }
 }
 
 impl fmt::Display for Dialect {

@@ -20,25 +20,33 @@ pub(crate) struct Store {
     pub(crate) directory: TempDir,
     /// Where the store is for its daemon, if that is not our directory: there, another one's is for everybody else.
     place: Option<PathBuf>,
+    /// The key that what comes from elsewhere must be signed with, if it must.
+    key: Option<String>,
     daemon: Option<Child>,
 }
 
 impl Store {
     pub(crate) fn start() -> Self {
-        Self::start_at(None)
+        Self::start_at(None, None)
     }
 
-    /// Another machine's, with the same name for its store: its daemon sees the directories of this one there.
+    /// Takes from elsewhere what is signed with this key.
+    pub(crate) fn start_trusting(key: &str) -> Self {
+        Self::start_at(None, Some(key.to_owned()))
+    }
+
+    /// Another machine's, with the same name for its store, and the same trust: its daemon sees the directories of this one
+    /// there.
     pub(crate) fn start_beside(other: &Self) -> Self {
-        Self::start_at(Some(other.directory.path().to_owned()))
+        Self::start_at(Some(other.directory.path().to_owned()), other.key.clone())
     }
 
-    fn start_at(place: Option<PathBuf>) -> Self {
+    fn start_at(place: Option<PathBuf>, key: Option<String>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for name in ["store", "var", "home"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
         }
-        let mut store = Self { directory, place, daemon: None };
+        let mut store = Self { directory, place, key, daemon: None };
         store.serve();
         store
     }
@@ -59,7 +67,7 @@ impl Store {
             daemon = Command::new("nix-daemon");
         }
         let daemon = daemon
-            .envs(settings(self.place()))
+            .envs(self.settings())
             .env_remove("NIX_REMOTE")
             // It remembers there what substitutes it has heard of.
             .env("HOME", here.join("home"))
@@ -94,10 +102,31 @@ impl Store {
 
     /// What its clients' environment must have.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
-        let mut all = settings(self.place());
+        let mut all = self.settings();
         all.push(("NIX_REMOTE".to_owned(), "daemon".to_owned()));
         all.push(("NIX_DAEMON_SOCKET_PATH".to_owned(), self.socket()));
         all
+    }
+
+    fn settings(&self) -> Vec<(String, String)> {
+        let at = |name: &str| format!("{}/{name}", self.place().display());
+        let trust = match &self.key {
+            Some(key) => format!("trusted-public-keys = {key}"),
+            None => "require-sigs = false".to_owned(),
+        };
+        [
+            ("NIX_STORE_DIR", at("store")),
+            ("NIX_STATE_DIR", at("var")),
+            ("NIX_LOCALSTATE_DIR", at("var")),
+            ("NIX_LOG_DIR", at("log")),
+            ("NIX_CONF_DIR", at("etc")),
+            (
+                "NIX_CONFIG",
+                format!("sandbox = false\nsubstituters =\nbuild-users-group =\n{trust}"),
+            ),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
     }
 
     pub(crate) fn gorget(&self, options: &[&str]) -> Daemon {
@@ -114,23 +143,6 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn settings(directory: &Path) -> Vec<(String, String)> {
-    let at = |name: &str| format!("{}/{name}", directory.display());
-    [
-        ("NIX_STORE_DIR", at("store")),
-        ("NIX_STATE_DIR", at("var")),
-        ("NIX_LOCALSTATE_DIR", at("var")),
-        ("NIX_LOG_DIR", at("log")),
-        ("NIX_CONF_DIR", at("etc")),
-        (
-            "NIX_CONFIG",
-            "sandbox = false\nsubstituters =\nbuild-users-group =\nrequire-sigs = false".to_owned(),
-        ),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into()
 }
 
 /// A process's children, and theirs.

@@ -17,6 +17,9 @@ const NO_SPACE: &str = "note: build failure may have been caused by lack of free
 /// Activities at once: one build, and what is fetched for it.
 const MAX_ACTIVITIES: usize = 4096;
 
+/// Characters of a warning: it has an item's name, and a place.
+const MAX_SENTENCE: usize = 500;
+
 /// Follows one build.
 #[derive(Default)]
 pub(super) struct Activities {
@@ -158,6 +161,14 @@ fn derivation(text: &str) -> Option<(String, &str)> {
     let (name, rest) = text.split_once('\'')?;
     let name = name.split(['!', '^']).next()?;
     name.ends_with(".drv").then(|| (name.to_owned(), rest))
+}
+
+/// What a warning of the daemon's says, in one line.
+pub(super) fn sentence(payload: &[u8]) -> String {
+    let text = plain(&String::from_utf8_lossy(payload));
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let line = lines.next().unwrap_or_default();
+    line.trim_start_matches("warning: ").chars().take(MAX_SENTENCE).collect()
 }
 
 /// Without the escape sequences that colour it.

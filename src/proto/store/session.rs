@@ -55,6 +55,8 @@ pub(crate) struct Session<S> {
     hook: Option<String>,
     /// Whether a guix-daemon is to offload.
     offload: bool,
+    /// The first line of what a nix-daemon said last, for people.
+    said: String,
 }
 
 /// What is known of the build under way.
@@ -104,6 +106,7 @@ impl<S: Read + Write> Session<S> {
             build: watch,
             hook: None,
             offload: true,
+            said: String::new(),
         };
         let wire = &mut session.wire;
         wire.put(ours);
@@ -138,7 +141,10 @@ impl<S: Read + Write> Session<S> {
         wire.put(0); // Keep failed.
         wire.put(u64::from(options.keep_going));
         wire.put(u64::from(options.fallback));
-        wire.put(0); // Verbosity: errors. The trace and builders' output come all the same.
+        // Verbosity: errors. The trace and builders' output come all the same. What keeps a nix-daemon from fetching, keys
+        // that it does not know, are warnings to it.
+        let warnings = self.dialect == Dialect::Nix && options.substitute_urls.is_some();
+        wire.put(u64::from(warnings));
         let max_silent_time = options.max_silent_time.min(LONGEST);
         let timeout = options.timeout.min(LONGEST).to_string();
         let silence = max_silent_time.to_string();
@@ -173,12 +179,22 @@ impl<S: Read + Write> Session<S> {
                 wire.put(cores);
                 wire.put(1); // Substitutes.
                 let mut pairs = vec![("timeout", &*timeout), ("max-silent-time", &*silence)];
-                pairs.extend(urls.as_deref().map(|urls| ("substituters", urls)));
+                if let Some(urls) = urls.as_deref() {
+                    pairs.push(("substituters", urls));
+                    // What was not there once, it would not ask for again within an hour.
+                    pairs.push(("narinfo-cache-negative-ttl", "0"));
+                }
                 pairs.extend(self.hook.as_deref().map(|hook| ("build-hook", hook)));
                 put_pairs(wire, &pairs);
             }
         }
-        self.ask()
+        self.said.clear();
+        self.ask()?;
+        if !self.said.contains("substituter") {
+            // It is of some other setting, which did not fit.
+            self.said.clear();
+        }
+        Ok(())
     }
 
     /// Names the program that a nix-daemon asks for other machines, for this connection; it heeds whom it trusts.
@@ -260,7 +276,13 @@ impl<S: Read + Write> Session<S> {
 
     /// Makes an item valid by a substitute, if it is not; refused where there is none.
     pub(crate) fn ensure_path(&mut self, path: &str) -> Result<(), Error> {
-        self.request_about(ENSURE_PATH, path)?;
+        self.request_about(ENSURE_PATH, path).map_err(|error| match error {
+            // Only that says why.
+            Error::Refused(message) if !self.said.is_empty() => {
+                Error::Refused(format!("{message}: {}", self.said))
+            }
+            error => error,
+        })?;
         self.wire.word().map(drop)
     }
 
@@ -443,7 +465,12 @@ impl<S: Read + Write> Session<S> {
     fn wait(&mut self) -> Result<(), Error> {
         loop {
             match self.wire.word()? {
-                NEXT => self.wire.bytes(&mut self.payload)?,
+                NEXT => {
+                    self.wire.bytes(&mut self.payload)?;
+                    if self.dialect == Dialect::Nix {
+                        self.said = nix::sentence(&self.payload);
+                    }
+                }
                 LAST => return Ok(()),
                 ERROR => {
                     return Err(Error::Refused(self.refusal()?));

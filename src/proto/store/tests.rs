@@ -251,8 +251,13 @@ fn daemons_are_told_where_substitutes_are_and_how_many_processors_to_use() {
     let listed = "http://10.0.0.1:5557 https://ci.example";
     expect_options(
         Dialect::Nix,
-        &[19, 0, 1, 1, 0, 1, 8, 1, 0, 0, 0, 3, 1],
-        &[("timeout", "9"), ("max-silent-time", "8"), ("substituters", listed)],
+        &[19, 0, 1, 1, 1, 1, 8, 1, 0, 0, 0, 3, 1],
+        &[
+            ("timeout", "9"),
+            ("max-silent-time", "8"),
+            ("substituters", listed),
+            ("narinfo-cache-negative-ttl", "0"),
+        ],
         &options,
     );
     let limits = |build: &[(&'static str, &'static str)]| {

@@ -165,7 +165,12 @@ fn attempt(
         log.note(&format!("fetching {}", follow::short(derivation)));
         connection.be_patient(FETCH).map_err(|error| aborted("wait for the daemon", &error))?;
         connection.ensure(derivation).map_err(|error| {
-            Trouble(Fault::Aborted, format!("cannot fetch {derivation}: {}", chain(&error)))
+            let why = chain(&error);
+            let why = match error {
+                Error::Refused(_) => format!("{why} ({})", store.dialect.trust()),
+                _ => why,
+            };
+            Trouble(Fault::Aborted, format!("cannot fetch {derivation}: {why}"))
         })?;
         connection.be_patient(ANSWER).map_err(|error| aborted("wait for the daemon", &error))?;
     }

@@ -239,9 +239,8 @@ fn take_in(
     for path in &missing {
         connection.ensure(path).map_err(|error| match error {
             Error::Refused(why) => {
-                Outcome::Aborted(format!(
-                    "cannot fetch {path} from {url}: {why} (the store daemon must allow substitutes, and trust the key there)"
-                ))
+                let trust = tools.dialect.trust();
+                Outcome::Aborted(format!("cannot fetch {path} from {url}: {why} ({trust})"))
             }
             error => lost(error),
         })?;
