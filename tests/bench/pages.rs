@@ -27,6 +27,7 @@ const TARGETS: &[&str] = &[
     "/eval/1981",
     "/eval/1981?status=failed",
     "/eval/1981?status=newly-failed",
+    "/eval/1981?status=pending",
     "/eval/1981?name=pkg9999",
     "/eval/1981/dashboard",
     "/eval/1981/compare?from=1961",

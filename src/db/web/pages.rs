@@ -107,6 +107,12 @@ pub(crate) struct Page<T> {
     pub(crate) more_after: bool,
 }
 
+impl<T> Page<T> {
+    pub(crate) fn empty() -> Self {
+        Self { rows: Vec::new(), more_before: false, more_after: false }
+    }
+}
+
 impl<K> Place<K> {
     fn key(&self) -> Option<&K> {
         match self {

@@ -7,7 +7,7 @@ use super::part::query;
 use super::{Frame, forge, jobset, list, part};
 use crate::db::evaluations;
 use crate::db::jobsets;
-use crate::db::web::pages::{self, Bucket, Listed, Place, Wanted};
+use crate::db::web::pages::{self, Bucket, Listed, Page, Place, Wanted};
 use crate::model::evaluation::{Checkout, Evaluation, EvaluationId};
 use crate::model::spec::JobsetName;
 use crate::model::status::EvaluationStatus;
@@ -82,7 +82,12 @@ pub(super) fn evaluation(
     let (before, after) = pages::neighbours(books, &name, id)?;
     let older = pages::checkouts_before(books, &name, id)?;
     let wanted = Wanted { evaluation: id, bucket, system, name: part, before };
-    let page = pages::jobs(books, &wanted, &place, ROWS)?;
+    // Counters say that there are none sooner than a look at every job.
+    let page = match bucket {
+        Bucket::Pending if evaluation.jobs.pending == 0 => Page::empty(),
+        Bucket::Succeeded if evaluation.jobs.succeeded == 0 => Page::empty(),
+        _ => pages::jobs(books, &wanted, &place, ROWS)?,
+    };
     // The list itself tells them where they are what is asked for.
     let told = if before.is_some() && bucket != Bucket::NewlyFailed && evaluation.jobs.failed > 0 {
         broken::find(books, &wanted)?
