@@ -159,13 +159,62 @@ fn a_growing_log_is_followed_by_events() {
     assert!(events.wait_for("log").data["html"].as_str().unwrap().contains("line-1"));
     // Whoever comes back goes on where it was.
     let mut again = Events::open(web, &target, &[("Last-Event-ID", &place)]);
-    assert!(again.wait_for("log").data["html"].as_str().unwrap().contains("line-1"));
+    let line = "<span id=\"L2\"><a href=\"#L2\">2</a> line-1</span>\n";
+    assert_eq!(again.wait_for("log").data["html"], line);
     more(&repository, "end");
     for events in [&mut events, &mut again] {
         assert!(events.wait_for("log").data["html"].as_str().unwrap().contains("ended"));
         events.wait_for("end");
         assert!(events.next().is_none());
     }
+}
+
+#[test]
+fn a_page_goes_on_with_the_line_that_its_log_is_in() {
+    let repository = Repository::new(0);
+    let place = repository.path().join(".git").display().to_string();
+    let wait = format!("while [ ! -e {place}/end ]; do sleep 0.02; done");
+    repository.set_jobs(&job("slow", &format!("printf 'one\\nhalf a '; {wait}; echo line"), ""));
+    let mut daemon = Daemon::start(&["--web=127.0.0.1:0"]);
+    daemon.ask(&repository.add("hello"));
+    daemon.until("builds status=started", |builds| builds.len() == 1);
+    let (web, id) = (Web::of(&daemon), daemon.build("slow")["id"].as_i64().unwrap());
+    let target = format!("/build/{id}/log");
+    let page = until("half a line", || {
+        Some(web.get(&target).text()).filter(|page| page.contains("half a "))
+    });
+    // One stream is enough: a browser has few connections.
+    assert!(page.contains("<span id=\"L2\">") && !page.contains("data-events"), "{page}");
+    let (_, from) = page.split_once("data-from=\"").unwrap();
+    let from = from.split('"').next().unwrap();
+    let mut events = Events::open(web, &format!("{target}/events?from={from}"), &[]);
+    more(&repository, "end");
+    let line = "<span id=\"L2\"><a href=\"#L2\">2</a> half a line</span>\n";
+    assert_eq!(events.wait_for("log").data["html"], line);
+    events.wait_for("end");
+}
+
+#[test]
+fn a_log_of_nothing_but_lines_is_told_in_pieces() {
+    const LINES: usize = 300_000;
+    let noise = format!("head -c {LINES} /dev/zero | tr '\\0' '\\n'");
+    let repository = Repository::with_jobs(&job("empty", &noise, ""));
+    let mut daemon = Daemon::start(&["--web=127.0.0.1:0"]);
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    let (web, id) = (Web::of(&daemon), daemon.build("empty")["id"].as_i64().unwrap());
+    let page = web.get(&format!("/build/{id}/log")).text();
+    assert!(page.len() < 1 << 20, "a page of {} KiB", page.len() >> 10);
+    assert!(page.contains(&format!("<span id=\"L{LINES}\">")));
+    let mut events = Events::open(web, &format!("/build/{id}/log/events"), &[]);
+    let (mut told, mut last) = (0, String::new());
+    while let Some(event) = events.next() {
+        let Some(html) = event.data["html"].as_str() else { continue };
+        assert!(html.len() < 100 * 1024, "an event of {} KiB", html.len() >> 10);
+        told += html.matches("<span id=").count();
+        last = event.id.unwrap();
+    }
+    assert_eq!((told, last), (LINES, format!("{LINES}.1.{}", LINES + 1)));
 }
 
 #[test]
@@ -193,7 +242,7 @@ fn a_log_that_has_no_file_yet_is_a_page_that_waits_for_it() {
     until("the log's file", || std::fs::remove_file(&file).ok());
     let page = web.get(&format!("/build/{id}/log"));
     assert_eq!(page.status, 200, "{}", page.text());
-    let follows = format!("data-log=\"/build/{id}/log/events\" data-from=\"0\" data-line=\"1\"");
+    let follows = format!("data-log=\"/build/{id}/log/events\" data-from=\"0.1.1\"");
     assert!(page.text().contains(&follows), "{}", page.text());
     more(&repository, "end");
     daemon.settle();
