@@ -254,6 +254,10 @@ fn this_machine_has_a_role_when_configured_so() {
     assert_eq!(post("/admin/resume", &[("Origin", "https://evil.example")]), 403);
     // It is no more than that.
     assert_eq!(post("/admin/specifications/delete/hello", &[]), 403);
+    // Whoever may more can say so.
+    let page = web.get("/admin/audit");
+    assert!(page.status == 403 && page.text().contains("href=\"/login?next=%2Fadmin%2Faudit\""));
+    assert!(web.get("/").text().contains("<a href=\"/login\">Log in</a>"));
     // A page of another site that has its name lead here is no page of this machine.
     let rebound: SocketAddr = web.0;
     let mut stream = web.connect();

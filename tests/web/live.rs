@@ -314,34 +314,74 @@ impl Drop for Alone {
     }
 }
 
-#[test]
+/// Starts it beside a daemon, with its log in that directory.
 #[expect(clippy::disallowed_methods, reason = "a process under test")]
-fn a_daemon_that_dies_is_told_and_its_logs_go_on() {
-    let (repository, mut daemon, _, id) = started();
-    let log = repository.path().join(".git/web.log");
+fn alone(daemon: &Daemon, directory: &std::path::Path) -> (Alone, Web) {
+    let log = directory.join("web.log");
     let child = std::process::Command::new(env!("CARGO_BIN_EXE_gorget"))
         .args(["web", "--port=0"])
         .arg(format!("--state-directory={}", daemon.state().display()))
         .stderr(std::fs::File::create(&log).unwrap())
         .spawn()
         .unwrap();
-    let _alone = Alone(child);
+    let alone = Alone(child);
     let web = until("the address of the web interface", || {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         let (_, rest) = text.rsplit_once("listening on http://")?;
         rest.split('/').next()?.parse().ok().map(Web)
     });
+    (alone, web)
+}
+
+/// What pages say where the daemon is away.
+const AWAY: &str = "The daemon does not run";
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how long readers wait is what is tested")]
+fn a_daemon_that_hangs_keeps_readers_waiting_once() {
+    let (repository, mut daemon, _, id) = started();
+    let other = Repository::with_jobs(&job("other", "true", ""));
+    daemon.ask("pause builds");
+    daemon.ask(&other.add("other"));
+    daemon.until("builds status=scheduled", |builds| builds.len() == 1);
+    let waiting = daemon.build("other")["id"].clone();
+    let (_alone, web) = alone(&daemon, &repository.path().join(".git"));
+    daemon.signal("STOP");
+    let began = std::time::Instant::now();
+    for _ in 0..3 {
+        for target in ["/queue".to_owned(), format!("/build/{waiting}/details")] {
+            assert_eq!(web.get(&target).status, 200, "{target}");
+        }
+        assert_eq!(web.json("/api/queue?nr=9")[0]["id"], id);
+    }
+    let took = began.elapsed();
+    daemon.signal("CONT");
+    assert!(took < std::time::Duration::from_secs(8), "{took:?}");
+    more(&repository, "end");
+    daemon.ask("resume builds");
+    daemon.settle();
+}
+
+#[test]
+fn a_daemon_that_dies_is_told_and_its_logs_go_on() {
+    let (repository, mut daemon, _, id) = started();
+    let (_alone, web) = alone(&daemon, &repository.path().join(".git"));
     let mut events = Events::open(web, "/api/events", &[]);
     if events.next().unwrap().data["up"] == false {
         assert_eq!(events.wait_for("daemon").data["up"], true);
     }
     let mut text = Events::open(web, &format!("/build/{id}/log/events"), &[]);
     text.wait_for("log");
+    assert!(!web.get("/").text().contains(AWAY));
     daemon.kill();
     assert_eq!(events.wait_for("daemon").data["up"], false);
+    for page in ["/".to_owned(), format!("/build/{id}/details")] {
+        assert!(web.get(&page).text().contains(AWAY), "{page}");
+    }
     assert_eq!(web.get(&format!("/build/{id}/log/raw")).status, 200);
     daemon.restart();
     assert_eq!(events.wait_for("daemon").data["up"], true);
+    assert!(!web.get("/").text().contains(AWAY));
     // The build is tried again, and its log written anew.
     text.wait_for("begin");
     assert!(text.wait_for("log").data["html"].as_str().unwrap().contains("id=\"L1\""));

@@ -61,22 +61,25 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
                     table class="rows" {
                         thead {
                             tr {
-                                th scope="col" class="num" { "Priority" } th scope="col" class="name" { "Job" }
-                                th scope="col" { "Jobset" } th scope="col" { "System" }
-                                th scope="col" { "Why it waits" } th scope="col" { "Since" } th scope="col" { "Build" }
+                                th scope="col" class="name" { "Job" } th scope="col" { "Jobset" } th scope="col" { "System" }
+                                th scope="col" { "Why it waits" } th scope="col" { "Since" }
+                                th scope="col" class="num" { "Priority" } th scope="col" { "Build" }
                             }
                         }
                         tbody {
                             @for build in &rows {
                                 tr {
-                                    td class="num" data-th="Priority" { (build.priority) }
                                     td class="name" { a href=(list::build_link(context, build)) { (build.job) } }
                                     td { (part::jobset(context, &build.jobset)) }
                                     (list::system_cell(&build.job, &build.system))
                                     td data-th="Why it waits" {
-                                        (reasons.as_ref().map_or("–", |all| all.get(&build.id).map_or("its turn", String::as_str)))
+                                        @match &reasons {
+                                            Some(all) => (part::reason(context, all.get(&build.id).map_or("its turn", String::as_str))),
+                                            None => "–",
+                                        }
                                     }
                                     td data-th="Since" { (part::time(context.now, build.timestamp)) }
+                                    td class="num" data-th="Priority" { (build.priority) }
                                     td data-th="Build" { a href=(list::build_link(context, build)) { (build.id) } }
                                 }
                             }
@@ -92,7 +95,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
 
 /// Why builds wait, as the daemon says; `None` if it does not answer.
 fn reasons(context: &Context) -> Option<HashMap<BuildId, String>> {
-    let objects = context.ask(Command::Queue { limit: ROWS }).ok()?;
+    let objects = context.hint(Command::Queue { limit: ROWS })?;
     let reason = |object: &String| {
         let object: Value = serde_json::from_str(object).ok()?;
         let id = object.get("id")?.as_i64()?;
@@ -103,7 +106,7 @@ fn reasons(context: &Context) -> Option<HashMap<BuildId, String>> {
 
 /// What keeps builds waiting that wait for nothing else, in words; nothing if the daemon does not say.
 fn obstacles(context: &Context) -> Vec<String> {
-    let status = context.ask(Command::Status).unwrap_or_default();
+    let status = context.hint(Command::Status).unwrap_or_default();
     let status = status.first().and_then(|object| serde_json::from_str::<Value>(object).ok());
     let Some(status) = status else { return Vec::new() };
     let all = status["obstacles"].as_array();
