@@ -304,6 +304,10 @@ fn name(field: &'static str, text: &str) -> Result<(), Error> {
     if text.contains(char::is_control) {
         return problem(field, "must not hold control characters");
     }
+    // They turn what follows around, so that one name is read as another.
+    if text.contains(|c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')) {
+        return problem(field, "must not hold characters that turn others around");
+    }
     Ok(())
 }
 

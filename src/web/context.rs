@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::Config;
 use super::access::{Guests, Identity};
@@ -22,6 +22,13 @@ pub(super) const QUERY: Duration = Duration::from_secs(5);
 /// How long the daemon may take for an answer that it can give at once.
 const DAEMON: Duration = Duration::from_secs(5);
 
+/// How long a page may wait for what the daemon adds to it.
+const HINT: Duration = Duration::from_secs(1);
+
+/// How long a daemon that has kept a page waiting is not asked for such: every worker may wait for it, and nobody who
+/// only reads is to wait for them.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// What all workers share.
 pub(super) struct Shared {
     pub(super) config: Config,
@@ -31,6 +38,8 @@ pub(super) struct Shared {
     pub(super) deliveries: Deliveries,
     /// Where events are heard.
     pub(super) live: live::Handle,
+    /// Until when the daemon is taken to be at a loss for words; locked for a look.
+    silent: Mutex<Option<Instant>>,
 }
 
 impl Shared {
@@ -41,7 +50,13 @@ impl Shared {
             guests: Guests::new(),
             deliveries: Deliveries::default(),
             live,
+            silent: Mutex::new(None),
         }
+    }
+
+    fn silent(&self) -> MutexGuard<'_, Option<Instant>> {
+        // Whole in itself, also after a panic.
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,6 +136,20 @@ impl Context {
         command: Command,
     ) -> Result<Vec<String>, Failure> {
         ask(&self.shared.config.socket, &Request { by: self.by(), command }, within)
+    }
+
+    /// What the daemon adds to an answer that is whole without it: soon, or `None`.
+    pub(super) fn hint(&self, command: Command) -> Option<Vec<String>> {
+        let asked = clock::now();
+        if self.shared.silent().is_some_and(|until| asked < until) {
+            return None;
+        }
+        let answer = self.ask_within(HINT, command).ok();
+        let now = clock::now();
+        if answer.is_none() && now >= asked + HINT {
+            *self.shared.silent() = Some(now + SILENCE);
+        }
+        answer
     }
 
     /// A link below the public base, for `href` and `Location`.

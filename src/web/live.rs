@@ -13,6 +13,7 @@ use super::request::Method::Get;
 use super::route::{Kind, Route};
 
 pub(super) use hub::{Handle, spawn};
+pub(super) use log::Place;
 
 pub(super) const ROUTES: &[Route] = &[
     Route {

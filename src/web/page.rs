@@ -139,6 +139,7 @@ impl<'a> Frame<'a> {
                                 }
                             }
                         }
+                        div data-live="daemon" { (away(context)) }
                         (content)
                     }
                     footer {
@@ -206,11 +207,22 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Who is logged in, and out again; a link to log in where nobody is.
+/// That the daemon is away, where it is.
+fn away(context: &Context) -> Markup {
+    html! {
+        @if !context.shared.live.is_up() {
+            p class="box warn" role="status" {
+                "The daemon does not run: this is how things stood, and nothing can be changed until it is back."
+            }
+        }
+    }
+}
+
+/// Who is logged in, and out again; a link to log in for all others, whatever they may already.
 fn who(context: &Context) -> Markup {
     html! {
         @if context.csrf().is_empty() {
-            @if context.identity.is_none() { a href=(context.link("/login")) { "Log in" } }
+            a href=(context.link("/login")) { "Log in" }
         } @else {
             form class="who" method="post" action=(context.link("/logout")) {
                 (part::csrf(context))
@@ -256,7 +268,8 @@ pub(super) fn failure(
     let content = html! {
         h1 { (title) }
         p { (message) }
-        @if status == 401 {
+        // Somebody else may.
+        @if status == 401 || (status == 403 && context.csrf().is_empty()) {
             p {
                 a class="button" href=(context.link(&format!("/login?next={}", component(&request.target)))) {
                     "Log in"

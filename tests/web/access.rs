@@ -142,6 +142,16 @@ fn a_session_begins_with_a_token_and_its_forms_are_its_own() {
     let page = web.send("GET", "/admin/pause", &[("Cookie", &session)], b"");
     let page = page.text();
     let csrf = page.split("name=\"csrf\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    // What another site has it ask for, a guess at the secret in the address, is not told by its size.
+    let coding = |site: &str| {
+        let headers =
+            [("Cookie", session.as_str()), ("Accept-Encoding", "gzip"), ("Sec-Fetch-Site", site)];
+        let reply = web.send("GET", "/search?query=csrf", &headers, b"");
+        assert_eq!(reply.status, 200);
+        reply.header("content-encoding").map(str::to_owned)
+    };
+    assert_eq!(coding("same-origin").as_deref(), Some("gzip"));
+    assert_eq!((coding("cross-site"), coding("same-site")), (None, None));
     let pause = |headers: &[(&str, &str)], body: &str| {
         let mut all = vec![("Cookie", session.as_str())];
         all.extend(headers);
@@ -244,6 +254,10 @@ fn this_machine_has_a_role_when_configured_so() {
     assert_eq!(post("/admin/resume", &[("Origin", "https://evil.example")]), 403);
     // It is no more than that.
     assert_eq!(post("/admin/specifications/delete/hello", &[]), 403);
+    // Whoever may more can say so.
+    let page = web.get("/admin/audit");
+    assert!(page.status == 403 && page.text().contains("href=\"/login?next=%2Fadmin%2Faudit\""));
+    assert!(web.get("/").text().contains("<a href=\"/login\">Log in</a>"));
     // A page of another site that has its name lead here is no page of this machine.
     let rebound: SocketAddr = web.0;
     let mut stream = web.connect();

@@ -159,13 +159,62 @@ fn a_growing_log_is_followed_by_events() {
     assert!(events.wait_for("log").data["html"].as_str().unwrap().contains("line-1"));
     // Whoever comes back goes on where it was.
     let mut again = Events::open(web, &target, &[("Last-Event-ID", &place)]);
-    assert!(again.wait_for("log").data["html"].as_str().unwrap().contains("line-1"));
+    let line = "<span id=\"L2\"><a href=\"#L2\">2</a> line-1</span>\n";
+    assert_eq!(again.wait_for("log").data["html"], line);
     more(&repository, "end");
     for events in [&mut events, &mut again] {
         assert!(events.wait_for("log").data["html"].as_str().unwrap().contains("ended"));
         events.wait_for("end");
         assert!(events.next().is_none());
     }
+}
+
+#[test]
+fn a_page_goes_on_with_the_line_that_its_log_is_in() {
+    let repository = Repository::new(0);
+    let place = repository.path().join(".git").display().to_string();
+    let wait = format!("while [ ! -e {place}/end ]; do sleep 0.02; done");
+    repository.set_jobs(&job("slow", &format!("printf 'one\\nhalf a '; {wait}; echo line"), ""));
+    let mut daemon = Daemon::start(&["--web=127.0.0.1:0"]);
+    daemon.ask(&repository.add("hello"));
+    daemon.until("builds status=started", |builds| builds.len() == 1);
+    let (web, id) = (Web::of(&daemon), daemon.build("slow")["id"].as_i64().unwrap());
+    let target = format!("/build/{id}/log");
+    let page = until("half a line", || {
+        Some(web.get(&target).text()).filter(|page| page.contains("half a "))
+    });
+    // One stream is enough: a browser has few connections.
+    assert!(page.contains("<span id=\"L2\">") && !page.contains("data-events"), "{page}");
+    let (_, from) = page.split_once("data-from=\"").unwrap();
+    let from = from.split('"').next().unwrap();
+    let mut events = Events::open(web, &format!("{target}/events?from={from}"), &[]);
+    more(&repository, "end");
+    let line = "<span id=\"L2\"><a href=\"#L2\">2</a> half a line</span>\n";
+    assert_eq!(events.wait_for("log").data["html"], line);
+    events.wait_for("end");
+}
+
+#[test]
+fn a_log_of_nothing_but_lines_is_told_in_pieces() {
+    const LINES: usize = 300_000;
+    let noise = format!("head -c {LINES} /dev/zero | tr '\\0' '\\n'");
+    let repository = Repository::with_jobs(&job("empty", &noise, ""));
+    let mut daemon = Daemon::start(&["--web=127.0.0.1:0"]);
+    daemon.ask(&repository.add("hello"));
+    daemon.settle();
+    let (web, id) = (Web::of(&daemon), daemon.build("empty")["id"].as_i64().unwrap());
+    let page = web.get(&format!("/build/{id}/log")).text();
+    assert!(page.len() < 1 << 20, "a page of {} KiB", page.len() >> 10);
+    assert!(page.contains(&format!("<span id=\"L{LINES}\">")));
+    let mut events = Events::open(web, &format!("/build/{id}/log/events"), &[]);
+    let (mut told, mut last) = (0, String::new());
+    while let Some(event) = events.next() {
+        let Some(html) = event.data["html"].as_str() else { continue };
+        assert!(html.len() < 100 * 1024, "an event of {} KiB", html.len() >> 10);
+        told += html.matches("<span id=").count();
+        last = event.id.unwrap();
+    }
+    assert_eq!((told, last), (LINES, format!("{LINES}.1.{}", LINES + 1)));
 }
 
 #[test]
@@ -193,7 +242,7 @@ fn a_log_that_has_no_file_yet_is_a_page_that_waits_for_it() {
     until("the log's file", || std::fs::remove_file(&file).ok());
     let page = web.get(&format!("/build/{id}/log"));
     assert_eq!(page.status, 200, "{}", page.text());
-    let follows = format!("data-log=\"/build/{id}/log/events\" data-from=\"0\" data-line=\"1\"");
+    let follows = format!("data-log=\"/build/{id}/log/events\" data-from=\"0.1.1\"");
     assert!(page.text().contains(&follows), "{}", page.text());
     more(&repository, "end");
     daemon.settle();
@@ -265,34 +314,74 @@ impl Drop for Alone {
     }
 }
 
-#[test]
+/// Starts it beside a daemon, with its log in that directory.
 #[expect(clippy::disallowed_methods, reason = "a process under test")]
-fn a_daemon_that_dies_is_told_and_its_logs_go_on() {
-    let (repository, mut daemon, _, id) = started();
-    let log = repository.path().join(".git/web.log");
+fn alone(daemon: &Daemon, directory: &std::path::Path) -> (Alone, Web) {
+    let log = directory.join("web.log");
     let child = std::process::Command::new(env!("CARGO_BIN_EXE_gorget"))
         .args(["web", "--port=0"])
         .arg(format!("--state-directory={}", daemon.state().display()))
         .stderr(std::fs::File::create(&log).unwrap())
         .spawn()
         .unwrap();
-    let _alone = Alone(child);
+    let alone = Alone(child);
     let web = until("the address of the web interface", || {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         let (_, rest) = text.rsplit_once("listening on http://")?;
         rest.split('/').next()?.parse().ok().map(Web)
     });
+    (alone, web)
+}
+
+/// What pages say where the daemon is away.
+const AWAY: &str = "The daemon does not run";
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how long readers wait is what is tested")]
+fn a_daemon_that_hangs_keeps_readers_waiting_once() {
+    let (repository, mut daemon, _, id) = started();
+    let other = Repository::with_jobs(&job("other", "true", ""));
+    daemon.ask("pause builds");
+    daemon.ask(&other.add("other"));
+    daemon.until("builds status=scheduled", |builds| builds.len() == 1);
+    let waiting = daemon.build("other")["id"].clone();
+    let (_alone, web) = alone(&daemon, &repository.path().join(".git"));
+    daemon.signal("STOP");
+    let began = std::time::Instant::now();
+    for _ in 0..3 {
+        for target in ["/queue".to_owned(), format!("/build/{waiting}/details")] {
+            assert_eq!(web.get(&target).status, 200, "{target}");
+        }
+        assert_eq!(web.json("/api/queue?nr=9")[0]["id"], id);
+    }
+    let took = began.elapsed();
+    daemon.signal("CONT");
+    assert!(took < std::time::Duration::from_secs(8), "{took:?}");
+    more(&repository, "end");
+    daemon.ask("resume builds");
+    daemon.settle();
+}
+
+#[test]
+fn a_daemon_that_dies_is_told_and_its_logs_go_on() {
+    let (repository, mut daemon, _, id) = started();
+    let (_alone, web) = alone(&daemon, &repository.path().join(".git"));
     let mut events = Events::open(web, "/api/events", &[]);
     if events.next().unwrap().data["up"] == false {
         assert_eq!(events.wait_for("daemon").data["up"], true);
     }
     let mut text = Events::open(web, &format!("/build/{id}/log/events"), &[]);
     text.wait_for("log");
+    assert!(!web.get("/").text().contains(AWAY));
     daemon.kill();
     assert_eq!(events.wait_for("daemon").data["up"], false);
+    for page in ["/".to_owned(), format!("/build/{id}/details")] {
+        assert!(web.get(&page).text().contains(AWAY), "{page}");
+    }
     assert_eq!(web.get(&format!("/build/{id}/log/raw")).status, 200);
     daemon.restart();
     assert_eq!(events.wait_for("daemon").data["up"], true);
+    assert!(!web.get("/").text().contains(AWAY));
     // The build is tried again, and its log written anew.
     text.wait_for("begin");
     assert!(text.wait_for("log").data["html"].as_str().unwrap().contains("id=\"L1\""));

@@ -155,6 +155,37 @@ fn an_evaluation_tells_what_failed_newly_and_why() {
 }
 
 #[test]
+fn a_build_that_failed_tells_how_its_log_ends() {
+    let mut daemon = daemon();
+    let web = Web::of(&daemon);
+    let page = |job: &str, daemon: &mut Daemon| {
+        let id = daemon.build(job)["id"].clone();
+        (web.get(&format!("/build/{id}/details")).text(), id)
+    };
+    let (broken, id) = page("broken", &mut daemon);
+    assert!(broken.contains("<pre>exit status 3</pre><pre>never 3</pre>"), "{broken}");
+    assert!(broken.contains(&format!("href=\"/build/{id}/log#end\"")), "{broken}");
+    assert!(!page("tests", &mut daemon).0.contains("<pre>"));
+}
+
+#[test]
+fn whoever_waits_for_another_leads_there() {
+    let repository = Repository::with_jobs(
+        &(job("first", "sleep 1000", "") + &job("then", "true", "\"needs\":[\"first\"]")),
+    );
+    let mut daemon = Daemon::start(&["--web=127.0.0.1:0"]);
+    daemon.ask(&repository.add("s"));
+    daemon.until("builds status=started", |builds| builds.len() == 1);
+    let web = Web::of(&daemon);
+    let (first, then) = (daemon.build("first")["id"].clone(), daemon.build("then")["id"].clone());
+    let link = format!("dependency <a href=\"/build/{first}/details\">{first}</a>");
+    for target in ["/queue".to_owned(), format!("/build/{then}/details")] {
+        let page = web.get(&target).text();
+        assert!(page.contains(&link), "{target}: {page}");
+    }
+}
+
+#[test]
 fn pages_of_a_jobset_offer_its_news() {
     let mut daemon = daemon();
     let web = Web::of(&daemon);

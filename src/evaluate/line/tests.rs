@@ -73,6 +73,10 @@ fn bad_lines_name_the_field() {
             "`job` must not hold control characters",
         ),
         (
+            "{\"job\":\"gnp.\u{202e}exe\",\"system\":\"s\",\"error\":\"e\"}".to_owned(),
+            "`job` must not hold characters that turn others around",
+        ),
+        (
             r#"{"job":"j","system":"a b","error":""}"#.to_owned(),
             "`system` must not hold blanks or control characters",
         ),

@@ -1,7 +1,6 @@
 //! One build, lists of builds, and whose output a store item is.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -120,9 +119,6 @@ struct WaitingView<'a> {
     waiting: OrFalse<&'a str>,
 }
 
-/// An answer that this takes goes out without reasons.
-const REASONS: Duration = Duration::from_secs(1);
-
 /// What of the daemon's answer counts here.
 #[derive(Deserialize)]
 struct Reason {
@@ -135,7 +131,7 @@ fn reasons(context: &Context, found: &[Shown]) -> HashMap<i64, String> {
     if found.iter().all(|shown| shown.build.status == BuildStatus::Started) {
         return HashMap::new();
     }
-    let answer = context.ask_within(REASONS, Command::Queue { limit: MOST }).unwrap_or_default();
+    let answer = context.hint(Command::Queue { limit: MOST }).unwrap_or_default();
     let reasons = answer.iter().filter_map(|object| serde_json::from_str::<Reason>(object).ok());
     reasons.filter_map(|reason| Some((reason.id, reason.waiting?))).collect()
 }

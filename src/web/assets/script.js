@@ -54,19 +54,52 @@
     open();
   }
 
-  // A log that grows: lines come escaped and coloured from the server.
+  // A log that grows: lines come escaped and coloured from the server. Nobody reads it in a tab that is hidden, and
+  // each reader there would take one of the few connections that a browser has for one host.
   const log = document.querySelector("pre[data-log]");
   if (log && window.EventSource) {
-    const source = new EventSource(`${log.dataset.log}?from=${log.dataset.from || 0}&line=${log.dataset.line || 1}`);
-    // Another try writes the log anew.
-    source.addEventListener("begin", () => { log.textContent = ""; });
-    source.addEventListener("log", (event) => {
-      const end = innerHeight + scrollY >= document.body.scrollHeight - 40;
-      log.insertAdjacentHTML("beforeend", JSON.parse(event.data).html);
-      if (end) scrollTo(0, document.body.scrollHeight);
+    const most = 20000;
+    let source = null, over = false, place = log.dataset.from, status = log.dataset.status;
+    const note = document.createElement("p");
+    note.className = "box warn";
+    note.textContent = "What came before is no longer shown; the raw log has all.";
+    const add = (html) => {
+      const piece = document.createElement("template");
+      piece.innerHTML = html;
+      // A line that was yet to be ended comes again as a whole.
+      document.getElementById(piece.content.firstElementChild?.id)?.remove();
+      log.append(piece.content);
+      if (log.childElementCount <= most) return;
+      while (log.childElementCount > most) log.firstChild.remove();
+      log.before(note);
+    };
+    const follow = () => {
+      if (source || over || document.hidden) return;
+      source = new EventSource(`${log.dataset.log}?from=${place}`);
+      const hear = (name, act) => source.addEventListener(name, (event) => {
+        place = event.lastEventId || place;
+        act(event);
+      });
+      // Another try writes the log anew.
+      hear("begin", () => { log.textContent = ""; note.remove(); });
+      hear("log", (event) => {
+        const end = innerHeight + scrollY >= document.body.scrollHeight - 40;
+        add(JSON.parse(event.data).html);
+        if (end) scrollTo(0, document.body.scrollHeight);
+      });
+      hear("status", (event) => {
+        const now = JSON.parse(event.data).status;
+        if (now !== status) { status = now; plan(); }
+      });
+      hear("end", () => { over = true; leave(); plan(); });
+    };
+    const leave = () => { source?.close(); source = null; };
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) { leave(); } else { follow(); if (wanted) plan(); }
     });
-    source.addEventListener("end", () => { source.close(); plan(); });
-    addEventListener("pagehide", () => source.close());
+    addEventListener("pagehide", leave);
+    addEventListener("pageshow", follow);
+    follow();
   }
 
   // Rows are filtered while somebody types; sending the form asks the server.

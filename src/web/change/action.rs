@@ -378,11 +378,11 @@ pub(super) fn ask(
                 " "
                 a href=(context.link(&action.result(scope.as_ref()))) { "Leave it" }
             }
-        } @else if context.identity.is_some() {
+        } @else if !context.csrf().is_empty() {
             p { "Your token is not for that." }
         } @else {
             p {
-                "This needs a token: "
+                "This needs a token that is for it: "
                 a href=(context.link(&format!("/login?next={}", component(&here)))) { "log in" }
                 " first."
             }

@@ -12,6 +12,7 @@ use std::net::{IpAddr, Shutdown};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
@@ -112,9 +113,15 @@ pub(in crate::web) struct Handle {
     inbox: Sender<Subscribe>,
     listeners: Seats,
     followers: Seats,
+    up: Arc<AtomicBool>,
 }
 
 impl Handle {
+    /// Whether the daemon can be heard, as far as is known: every page says it, and asks nobody.
+    pub(in crate::web) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
     pub(super) fn subscribe(&self, filter: Filter) -> Result<Subscription, Gone> {
         ask(&self.inbox, |reply| Subscribe { filter, room: ROOM, reply })
     }
@@ -143,14 +150,19 @@ pub(in crate::web) fn spawn(threads: &Spawner, config: &Config) -> io::Result<Ha
     let (inbox, orders) = bounded(INBOX);
     let (lane, messages) = bounded(INBOX);
     let (socket, database) = (config.socket.clone(), config.database.clone());
+    // Nobody is told that it is away before it was looked for.
+    let up = Arc::new(AtomicBool::new(true));
+    let hub_up = Arc::clone(&up);
     // What happens from now on is heard even if the daemon can only be reached later.
     let last = Reader::open(&database).and_then(|reader| events::last(&reader)).ok();
     threads.child("web/bridge", move |stop| listen(&socket, last, &lane, &stop), |_| {})?;
-    threads.essential("web/events", move |stop| run(&orders, &messages, database, &stop))?;
+    threads
+        .essential("web/events", move |stop| run(&orders, &messages, database, hub_up, &stop))?;
     Ok(Handle {
         inbox,
         listeners: Seats::new(LISTENERS, LISTENERS_EACH),
         followers: Seats::new(FOLLOWERS, FOLLOWERS_EACH),
+        up,
     })
 }
 
@@ -209,10 +221,11 @@ fn run(
     orders: &Receiver<Subscribe>,
     messages: &Receiver<Message>,
     database: PathBuf,
+    up: Arc<AtomicBool>,
     stop: &Stop,
 ) -> Result<(), Gone> {
-    let mut hub =
-        Hub { subscribers: Vec::new(), stream: None, books: Books { database, reader: None } };
+    let books = Books { database, reader: None };
+    let mut hub = Hub { subscribers: Vec::new(), stream: None, up, books };
     loop {
         select! {
             recv(stop) -> _ => {
@@ -235,6 +248,8 @@ struct Hub {
     subscribers: Vec<Subscriber>,
     /// To the daemon, while it is there.
     stream: Option<Arc<UnixStream>>,
+    /// The same for [`Handle::is_up`].
+    up: Arc<AtomicBool>,
     books: Books,
 }
 
@@ -250,9 +265,11 @@ impl Hub {
         match message {
             Message::Up(stream) => {
                 self.stream = Some(stream);
+                self.up.store(true, Ordering::Relaxed);
                 self.tell(&Told::Daemon(true));
             }
             Message::Down => {
+                self.up.store(false, Ordering::Relaxed);
                 if self.stream.take().is_some() {
                     self.tell(&Told::Daemon(false));
                 }

@@ -1,8 +1,9 @@
-//! A log that grows, as server-sent events: whole lines as HTML, each with the offset behind it to resume from.
+//! A log that grows, as server-sent events: whole lines as HTML, each with the place behind it to resume from.
 //!
 //! Events: `status` (the build's or evaluation's is another), `log` ({"html"}), `begin` (another try writes the log
 //! anew: what was told before is no longer part of it), `end`.
 
+use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,9 @@ const PIECE: usize = 64 * 1024;
 /// A line that does not end is told in parts.
 const MAX_LINE: usize = 256 * 1024;
 
+/// Lines of one event: as HTML the shortest weighs sixty times as much.
+const LINES: usize = 1_000;
+
 pub(super) fn of_build(
     context: &mut Context,
     request: &Request,
@@ -51,32 +55,26 @@ fn answer(context: &mut Context, request: &Request, of: Of) -> Result<Response, 
     // What a browser says when it comes back is newer than the address.
     let from = request.header("last-event-id").or_else(|| request.query.get("from"));
     let from = match from {
-        None | Some("") => Place { offset: 0, attempt: None },
+        None | Some("") => Place::default(),
         Some(text) => Place::parse(text).ok_or_else(|| {
             Failure::bad(format!("{text:?} is no place in a log: expected an offset in bytes"))
         })?,
     };
-    let line = request.query.number("line").and_then(|line| usize::try_from(line).ok());
     let seat = context.shared.live.listener(request.peer)?;
     Ok(super::events::stream(move |out| {
         let _seat = seat;
-        let told = follow_log(&source, &look, from, line.unwrap_or(1), out);
+        let told = follow_log(&source, &look, from, out);
         super::events::ended(told)
     }))
 }
 
-fn follow_log(
-    source: &Source,
-    look: &Look,
-    from: Place,
-    line: usize,
-    out: &mut dyn Sink,
-) -> io::Result<()> {
+fn follow_log(source: &Source, look: &Look, from: Place, out: &mut dyn Sink) -> io::Result<()> {
     let current = look.attempt.max(1);
     let attempt = from.attempt.unwrap_or(current);
     // It comes back for the log of a try that is over.
     let stale = attempt != current;
     let offset = if stale { 0 } else { from.offset };
+    let line = from.line.unwrap_or(1);
     let mut teller =
         Teller { out, attempt: current, line, painter: Painter::default(), last: clock::now() };
     if stale {
@@ -87,20 +85,39 @@ fn follow_log(
     teller.out.flush()
 }
 
-/// An id: the offset behind what was told and, after a dot, the try whose log it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
+/// An id: the offset behind what was told and, each after a dot, the try whose log it is, and the number of the line
+/// that comes next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::web) struct Place {
     offset: u64,
     attempt: Option<i64>,
+    line: Option<usize>,
 }
 
 impl Place {
+    pub(in crate::web) fn of(offset: u64, attempt: i64, line: usize) -> Self {
+        // One that is yet to begin writes what the first does.
+        Self { offset, attempt: Some(attempt.max(1)), line: Some(line) }
+    }
+
     fn parse(text: &str) -> Option<Self> {
-        let (offset, attempt) = match text.split_once('.') {
-            Some((offset, attempt)) => (offset, Some(attempt.parse().ok()?)),
-            None => (text, None),
-        };
-        Some(Self { offset: offset.parse().ok()?, attempt })
+        let mut parts = text.split('.');
+        let offset = parts.next()?.parse().ok()?;
+        let attempt = parts.next().map(str::parse).transpose().ok()?;
+        // Far from the end of what lines can be counted with.
+        let line = parts.next().map(str::parse::<u32>).transpose().ok()?;
+        let line = line.map(usize::try_from).transpose().ok()?;
+        parts.next().is_none().then_some(Self { offset, attempt, line })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.offset)?;
+        if let Some(attempt) = self.attempt {
+            write!(f, ".{attempt}")?;
+        }
+        self.line.map_or(Ok(()), |line| write!(f, ".{line}"))
     }
 }
 
@@ -130,10 +147,11 @@ struct AttemptView {
 }
 
 impl Teller<'_> {
-    fn event(&mut self, name: &str, id: Option<u64>, data: &str) -> io::Result<()> {
+    /// `offset` if whoever heard this may come back for what is behind it.
+    fn event(&mut self, name: &str, offset: Option<u64>, data: &str) -> io::Result<()> {
         writeln!(self.out, "event: {name}")?;
-        if let Some(offset) = id {
-            writeln!(self.out, "id: {offset}.{}", self.attempt)?;
+        if let Some(offset) = offset {
+            writeln!(self.out, "id: {}", Place::of(offset, self.attempt, self.line))?;
         }
         self.last = clock::now();
         write!(self.out, "data: {data}\n\n")
@@ -160,7 +178,8 @@ impl Listener for Teller<'_> {
         while told < bytes.len() {
             let rest = &bytes[told..];
             let window = &rest[..rest.len().min(PIECE)];
-            let whole = window.iter().rposition(|&byte| byte == b'\n').map(|at| at + 1);
+            let ends = window.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+            let whole = ends.take(LINES).last().map(|(at, _)| at + 1);
             let length = match whole {
                 Some(length) => length,
                 None => match rest.iter().position(|&byte| byte == b'\n') {
@@ -196,11 +215,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_offsets_with_or_without_a_try() {
-        let place = |offset, attempt| Some(Place { offset, attempt });
-        assert_eq!(Place::parse("12"), place(12, None));
-        assert_eq!(Place::parse("12.3"), place(12, Some(3)));
-        for text in ["", ".", "12.", "x", "-1", "1.2.3"] {
+    fn places_are_offsets_with_or_without_a_try_and_a_line() {
+        for (text, attempt, line) in
+            [("12", None, None), ("12.3", Some(3), None), ("12.3.4", Some(3), Some(4))]
+        {
+            let place = Place { offset: 12, attempt, line };
+            assert_eq!(Place::parse(text), Some(place));
+            assert_eq!(place.to_string(), text);
+        }
+        for text in ["", ".", "12.", "x", "-1", "1.2.x", "1.2.4294967296", "1.2.3.4"] {
             assert_eq!(Place::parse(text), None, "{text:?}");
         }
     }

@@ -87,7 +87,7 @@ fn one(context: &Context, fault: &Fault) -> Markup {
             @if let Some(error) = &build.error { p { (error) } }
             @if let Some(lines) = &fault.lines {
                 pre { (log_view::plain(lines)) }
-                p class="small" { a href=(context.link(&format!("/build/{}/log", build.id))) { "The whole log" } }
+                p class="small" { a href=(context.link(&format!("/build/{}/log#end", build.id))) { "The whole log" } }
             }
             @if !fault.dependents.is_empty() {
                 p { "Failed because of it:" }

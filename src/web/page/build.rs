@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::{Frame, forge, list, part};
+use super::{Frame, forge, list, log, part};
 use crate::db::web::builds::{Left, products as left};
 use crate::db::web::pages::{self, Details, Listed};
 use crate::db::web::relations;
@@ -17,6 +17,7 @@ use crate::web::access::Access;
 use crate::web::context::Context;
 use crate::web::failure::Failure;
 use crate::web::link::component;
+use crate::web::log_view;
 use crate::web::request::Request;
 use crate::web::response::Response;
 use crate::web::route::Captures;
@@ -42,6 +43,8 @@ struct Around {
     products: Vec<Left>,
     history: Vec<(EvaluationId, Listed)>,
     evaluations: Vec<(EvaluationId, JobsetName)>,
+    /// The end of the log of one that failed.
+    lines: Option<String>,
     /// For weather: the checkouts of its evaluation, and of the one that it is compared with.
     checkouts: Vec<Checkout>,
     before: Vec<Checkout>,
@@ -113,6 +116,10 @@ fn around(context: &mut Context, build: &Build) -> Result<Around, Failure> {
         },
         products: left(books, build.id)?,
         evaluations: pages::evaluations_with(books, build.id, HISTORY)?,
+        lines: match (build.status, &build.log) {
+            (BuildStatus::Failed, Some(file)) => log::Budget::new().last_lines(file.as_ref()),
+            _ => None,
+        },
         checkouts: checkouts.map(|own| own.checkouts).unwrap_or_default(),
         history,
         before,
@@ -121,7 +128,7 @@ fn around(context: &mut Context, build: &Build) -> Result<Around, Failure> {
 
 /// Why it does not run, as the daemon knows; `None` if that does not answer.
 fn waiting(context: &Context, id: BuildId) -> Option<String> {
-    let object = context.ask(Command::Build(id)).ok()?.into_iter().next()?;
+    let object = context.hint(Command::Build(id))?.into_iter().next()?;
     let object: Value = serde_json::from_str(&object).ok()?;
     object.get("waiting")?.as_str().map(str::to_owned)
 }
@@ -158,8 +165,11 @@ fn trouble(context: &Context, build: &Build, around: &Around) -> Markup {
                 h2 { (look.word) }
                 @if let Some(error) = &build.error { pre { (error) } }
                 @if !around.causes.is_empty() { p { "Because of:" } (list::brief(context, &around.causes)) }
+                @if let Some(lines) = &around.lines { pre { (log_view::plain(lines)) } }
                 @if build.status == BuildStatus::Failed && build.log.is_some() {
-                    p { a href=(context.link(&format!("/build/{}/log", build.id))) { "What went wrong, in the log" } }
+                    p class="small" {
+                        a href=(context.link(&format!("/build/{}/log#end", build.id))) { "The whole log, from its end" }
+                    }
                 }
             }
         }
@@ -177,7 +187,7 @@ fn facts(context: &Context, build: &Build, around: &Around, waiting: Option<&str
                     @if build.status == BuildStatus::Canceled { " " span class="dim" { "by " (canceled(by)) } }
                 }
             }
-            @if let Some(waiting) = waiting { dt { "Waits" } dd { (waiting) } }
+            @if let Some(waiting) = waiting { dt { "Waits" } dd { (part::reason(context, waiting)) } }
             @if let Some(retry) = around.details.as_ref().and_then(|d| d.retry_at) {
                 @if build.status.is_pending() { dt { "Tried again" } dd { (part::time(now, retry)) } }
             }

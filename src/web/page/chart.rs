@@ -114,7 +114,8 @@ pub(super) fn curve(label: &str, values: &[(String, f64)]) -> Markup {
             format!("{},{}", n(2.0 + place as f64 * step), n(y))
         })
         .collect();
-    let most = if most >= 100.0 { format!("{most:.0}") } else { format!("{most:.1}") };
+    let whole = most >= 100.0 || most.fract() == 0.0;
+    let most = if whole { format!("{most:.0}") } else { format!("{most:.1}") };
     html! {
         svg class="chart" viewBox="0 0 640 140" role="img" aria-label=(label) {
             (axes(&most))

@@ -1,7 +1,5 @@
 //! All jobsets, and how each is doing.
 
-use std::time::Duration;
-
 use maud::{Markup, html};
 
 use super::part::{self, query};
@@ -23,9 +21,6 @@ use crate::web::route::Captures;
 
 /// Jobsets on a page: each costs a look at its evaluations.
 const ROWS: usize = 100;
-
-/// How long the daemon may take to say what keeps builds waiting: the rest of the page is in the books.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Evaluations whose weather is shown.
 const STRIP: usize = 10;
@@ -76,7 +71,7 @@ pub(super) fn home(
     let more = chosen.next().is_some();
     let (waiting, running) = builds::pending_counts(books)?;
     // Nobody needs to ask what keeps nothing waiting.
-    let obstacles = (waiting > 0).then(|| obstacles(context, PATIENCE));
+    let obstacles = (waiting > 0).then(|| obstacles(context));
     let content = html! {
         div class="head" {
             h1 { (HOME) }

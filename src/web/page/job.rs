@@ -64,7 +64,7 @@ pub(super) fn job(
                             td { (part::status(build.status)) }
                             td { (part::weather_icon(build.weather)) }
                             td data-th="Build" { a href=(list::build_link(context, build)) { (build.id) } }
-                            td class="far" { (build.nix_name) }
+                            td class="far wrap" { (build.nix_name) }
                             td data-th="Ended" { (part::maybe_time(context.now, build.stoptime)) }
                             td class="nowrap" data-th="Took" { (part::lasted(context.now, build.starttime, build.stoptime)) }
                             td { (list::log_link(context, build)) }

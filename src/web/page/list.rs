@@ -117,7 +117,7 @@ pub(super) fn builds(context: &Context, builds: &[Listed], with_jobset: bool) ->
                             td class="name" { a href=(build_link(context, build)) { (build.job) } }
                             @if with_jobset { td { (part::jobset(context, &build.jobset)) } }
                             (system_cell(&build.job, &build.system))
-                            @if !with_jobset { td class="far" { (build.nix_name) } }
+                            @if !with_jobset { td class="far wrap" { (build.nix_name) } }
                             td data-th="Ended" { (part::maybe_time(context.now, build.stoptime)) }
                             td class="far nowrap" { (part::lasted(context.now, build.starttime, build.stoptime)) }
                             td data-th="Build" { a href=(build_link(context, build)) { (build.id) } }

@@ -250,6 +250,17 @@ pub(super) fn job_link(context: &Context, jobset: &JobsetName, job: &str, system
     context.link(&format!("/jobset/{jobset}/job/{job}?system={}", component(system)))
 }
 
+/// Why a build waits, in the daemon's words; another build that it waits for can be gone to.
+pub(super) fn reason(context: &Context, words: &str) -> Markup {
+    let id = words.strip_prefix("dependency ").and_then(|id| id.parse::<i64>().ok());
+    html! {
+        @match id {
+            Some(id) => { "dependency " a href=(context.link(&format!("/build/{id}/details"))) { (id) } },
+            None => (words),
+        }
+    }
+}
+
 /// Hidden fields of a form that changes something.
 pub(super) fn csrf(context: &Context) -> Markup {
     let token = context.csrf();

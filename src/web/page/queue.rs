@@ -1,10 +1,8 @@
 //! What runs, and what waits and why.
 
-use std::collections::HashMap;
-use std::time::Duration;
-
 use maud::{Markup, html};
 use serde_json::Value;
+use std::collections::HashMap;
 
 use super::{Frame, list, part};
 use crate::db::web::pages::{self, Listed};
@@ -22,9 +20,6 @@ use crate::web::route::Captures;
 /// Builds on a page.
 const ROWS: usize = 100;
 
-/// How long the daemon may take to say what keeps builds waiting.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// Builds that run at once and are shown: more than one machine can take.
 pub(super) const RUNNING: usize = 500;
 
@@ -37,7 +32,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
     let rows = pages::waiting(books, ROWS)?;
     let (waiting, running) = builds::pending_counts(books)?;
     let reasons = reasons(context);
-    let obstacles = obstacles(context, PATIENCE);
+    let obstacles = obstacles(context);
     let paused = records::setting(context.books()?, "paused.builds")?.is_some();
     let content = html! {
         div class="head" {
@@ -65,22 +60,25 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
                     table class="rows" {
                         thead {
                             tr {
-                                th scope="col" class="num" { "Priority" } th scope="col" class="name" { "Job" }
-                                th scope="col" { "Jobset" } th scope="col" { "System" }
-                                th scope="col" { "Why it waits" } th scope="col" { "Since" } th scope="col" { "Build" }
+                                th scope="col" class="name" { "Job" } th scope="col" { "Jobset" } th scope="col" { "System" }
+                                th scope="col" { "Why it waits" } th scope="col" { "Since" }
+                                th scope="col" class="num" { "Priority" } th scope="col" { "Build" }
                             }
                         }
                         tbody {
                             @for build in &rows {
                                 tr {
-                                    td class="num" data-th="Priority" { (build.priority) }
                                     td class="name" { a href=(list::build_link(context, build)) { (build.job) } }
                                     td { (part::jobset(context, &build.jobset)) }
                                     (list::system_cell(&build.job, &build.system))
                                     td data-th="Why it waits" {
-                                        (reasons.as_ref().map_or("–", |all| all.get(&build.id).map_or("its turn", String::as_str)))
+                                        @match &reasons {
+                                            Some(all) => (part::reason(context, all.get(&build.id).map_or("its turn", String::as_str))),
+                                            None => "–",
+                                        }
                                     }
                                     td data-th="Since" { (part::time(context.now, build.timestamp)) }
+                                    td class="num" data-th="Priority" { (build.priority) }
                                     td data-th="Build" { a href=(list::build_link(context, build)) { (build.id) } }
                                 }
                             }
@@ -96,7 +94,7 @@ pub(super) fn queue(context: &mut Context, _: &Request, _: &Captures) -> Result<
 
 /// Why builds wait, as the daemon says; `None` if it does not answer.
 fn reasons(context: &Context) -> Option<HashMap<BuildId, String>> {
-    let objects = context.ask(Command::Queue { limit: ROWS }).ok()?;
+    let objects = context.hint(Command::Queue { limit: ROWS })?;
     let reason = |object: &String| {
         let object: Value = serde_json::from_str(object).ok()?;
         let id = object.get("id")?.as_i64()?;
@@ -105,9 +103,9 @@ fn reasons(context: &Context) -> Option<HashMap<BuildId, String>> {
     Some(objects.iter().filter_map(reason).collect())
 }
 
-/// What keeps builds waiting that wait for nothing else; nothing if the daemon does not say so within this time.
-pub(super) fn obstacles(context: &Context, within: Duration) -> Markup {
-    let status = context.ask_within(within, Command::Status).unwrap_or_default();
+/// What keeps builds waiting that wait for nothing else; nothing if the daemon does not say so in time.
+pub(super) fn obstacles(context: &Context) -> Markup {
+    let status = context.hint(Command::Status).unwrap_or_default();
     let status = status.first().and_then(|object| serde_json::from_str::<Value>(object).ok());
     let all = status.as_ref().and_then(|status| status["obstacles"].as_array());
     html! { @for held in all.into_iter().flatten() { (obstacle(context, held)) } }

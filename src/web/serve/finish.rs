@@ -75,7 +75,8 @@ pub(super) fn finish(context: &Context, request: &Request, mut response: Respons
             return response;
         }
     }
-    let wanted = request.header("accept-encoding").is_some_and(accepts_gzip);
+    let wanted = request.header("accept-encoding").is_some_and(accepts_gzip)
+        && (context.csrf.is_empty() || !is_from_elsewhere(request));
     if let Body::Bytes(bytes) = &mut response.body
         && compressible
         && wanted
@@ -87,6 +88,13 @@ pub(super) fn finish(context: &Context, request: &Request, mut response: Respons
         response.headers.push(("Content-Encoding", "gzip".to_owned()));
     }
     response
+}
+
+/// Whether a page of another site had the browser ask. Such a page can have it ask often, each time with another guess
+/// in the address; where the answer holds a secret of the session and is compressed, whoever sees the sizes pass learns
+/// how good the guess is.
+fn is_from_elsewhere(request: &Request) -> bool {
+    request.header("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"))
 }
 
 fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::{Site, held, log_in, usual};
 use crate::support::browser::{Browser, ENTER};
 use crate::support::jobs::job;
+use crate::support::until;
 use crate::web::change::kept;
 
 /// Marks the page, so that one that was loaded again is found out.
@@ -36,6 +37,49 @@ fn a_log_is_followed_until_its_build_ends() {
     browser.wait(
         "return document.querySelector('[data-live=status]').textContent === 'Succeeded' \
          && !document.querySelector('main').textContent.includes('still growing') && window.same",
+    );
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[test]
+fn a_log_is_followed_while_somebody_looks() {
+    let mut site = Site::new(|repository| {
+        let wait = |name| held(repository, name);
+        let (more, end) = (wait("more"), wait("end"));
+        job("slow", &format!("printf 'one\\nhalf a '; {more}; echo line; {end}; echo last"), "")
+    });
+    site.becomes("slow", "started");
+    let Some(browser) = Browser::start(site.web) else { return site.release("end") };
+    let target = format!("/build/{}/log", site.build("slow"));
+    until("half a line", || site.web.get(&target).text().contains("half a ").then_some(()));
+    browser.open(&target);
+    browser.run(MARK);
+    let looks = |hidden: bool| {
+        let hidden = format!(
+            "Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }});"
+        );
+        browser.run(&format!("{hidden} document.dispatchEvent(new Event('visibilitychange'))"));
+    };
+    let lines = "[...document.querySelectorAll('pre.log > span')].map((line) => line.textContent)";
+    let shown = |lines_then: &[&str]| {
+        let wanted = json!(lines_then).to_string();
+        browser.wait(&format!("return JSON.stringify({lines}) === {}", json!(wanted)));
+    };
+    shown(&["1 one", "2 half a "]);
+    // In a tab that nobody sees nothing is followed.
+    looks(true);
+    site.release("more");
+    until("the line", || site.web.get(&target).text().contains("half a line").then_some(()));
+    assert_eq!(browser.run(&format!("return {lines}")), json!(["1 one", "2 half a "]));
+    looks(false);
+    shown(&["1 one", "2 half a line"]);
+    looks(true);
+    site.release("end");
+    site.becomes("slow", "succeeded");
+    looks(false);
+    shown(&["1 one", "2 half a line", "3 last"]);
+    browser.wait(
+        "return document.querySelector('[data-live=status]').textContent === 'Succeeded' && window.same",
     );
     assert_eq!(browser.complaints(), [""; 0]);
 }
