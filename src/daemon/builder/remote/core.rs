@@ -473,8 +473,8 @@ impl Core {
         match report {
             Report::Succeeded { url } => {
                 job.phase = Phase::Taking;
-                let store = Store::of(&job.order.derivation);
-                self.intake.add(id, url, store);
+                let (of, store) = (job.of(), Store::of(&job.order.derivation));
+                self.intake.add(of, url, store);
             }
             Report::Failed { fault, why } => {
                 let order = &job.order;
@@ -486,8 +486,9 @@ impl Core {
 
     /// Hands out what was built while there is somebody to fetch it, for stores that are open.
     pub(super) fn take(&mut self, is_open: &dyn Fn(Store) -> bool, out: &mut Out) {
-        while let Some((id, url)) = self.intake.next(is_open) {
-            match self.jobs.get(&id).filter(|job| job.phase == Phase::Taking) {
+        while let Some((of, url)) = self.intake.next(is_open) {
+            let current = |job: &&Job| job.of() == of && job.phase == Phase::Taking;
+            match self.jobs.get(&of.build).filter(current) {
                 Some(job) => out.push(Effect::Take { url, order: Box::new(job.order.clone()) }),
                 // It was canceled.
                 None => self.intake.done(&url),
@@ -514,7 +515,7 @@ impl Core {
             Taken::CutOff => {
                 job.cuts += 1;
                 let store = Store::of(&job.order.derivation);
-                self.intake.add(of.build, url, store);
+                self.intake.add(of, url, store);
             }
         }
     }

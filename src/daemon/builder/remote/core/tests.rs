@@ -506,6 +506,45 @@ fn results_wait_for_their_store_and_few_are_fetched_at_once() {
 }
 
 #[test]
+fn a_machine_is_one_whatever_ports_it_names() {
+    let names: Vec<String> = (0..8).map(|n| format!("w{n}")).collect();
+    let workers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "m")).collect();
+    let mut bench = Bench::with(&workers);
+    let url = |id: i64| match id % 2 {
+        0 => format!("http://[fe80::1]:{id}"),
+        _ => format!("http://[fe80:0::1]:{id}/"),
+    };
+    for id in 1..=8 {
+        bench.start(id);
+        bench.report(id, 1, Report::Succeeded { url: url(id) });
+    }
+    bench.take();
+    bench.fetch();
+    assert_eq!(fetched(&bench.take()), [1, 2, 3, 4]);
+    bench.core.on_taken(of(1, 1), url(1), done().into(), &mut bench.out);
+    bench.fetch();
+    assert_eq!(fetched(&bench.take()), [5]);
+}
+
+#[test]
+fn what_an_earlier_try_left_is_not_fetched_for_a_later_one() {
+    let mut bench = Bench::with(&[("a", "m"), ("b", "m")]);
+    bench.start(1);
+    bench.report(1, 1, Report::Succeeded { url: "http://10.0.0.9:1".to_owned() });
+    // Its store was away, somebody canceled it, and wanted it after all.
+    bench.core.cancel(BuildId(1), &mut bench.out);
+    bench.start_try(1, 2);
+    bench.report(1, 2, success());
+    bench.take();
+    bench.fetch();
+    let effects = bench.take();
+    assert!(
+        matches!(&effects[..], [Effect::Take { url, order }] if url == URL && order.attempt == 2),
+        "{effects:?}"
+    );
+}
+
+#[test]
 fn no_more_are_fetched_at_once_than_there_are_threads() {
     let names: Vec<String> = (0..20).map(|n| format!("w{n}")).collect();
     let workers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "m")).collect();
