@@ -417,7 +417,7 @@ fn a_worker_on_which_everything_is_aborted_is_paused() {
     bench.core.on_disconnected(bench.now, &mut bench.out);
     bench.connect(&[("a", "m")], &[]);
     assert!(!bench.core.serves(SYSTEM));
-    bench.core.pause("a", false, &mut bench.out);
+    bench.core.pause(bench.now, "a", false, &mut bench.out);
     // What fails by itself is no fault of the worker's.
     for id in 100..100 + 2 * i64::from(BROKEN) {
         again(&mut bench, id, "failed");
@@ -462,6 +462,34 @@ fn results_over_which_a_store_daemon_goes_again_and_again_are_given_up() {
         ),
         "{effects:?}"
     );
+}
+
+#[test]
+fn a_pause_outlives_restarts_of_the_server_and_breaks_of_the_network() {
+    let mut bench = Bench::with(&[("a", "m")]);
+    let join = |bench: &mut Bench| {
+        bench.out.clear();
+        bench.event(Event::WorkerJoined { worker: worker("a", "m", true) });
+        let note = Effect::Note(Note::Paused("a".to_owned(), true));
+        (bench.core.serves(SYSTEM), bench.out.contains(&note))
+    };
+    bench.core.pause(bench.now, "a", true, &mut bench.out);
+    // When the daemon is attached, nobody is back yet.
+    bench.core.on_disconnected(bench.now, &mut bench.out);
+    bench.connect(&[], &[]);
+    bench.now += PAUSED / 2;
+    assert_eq!(join(&mut bench), (false, true));
+    let leave = |bench: &mut Bench| {
+        bench.event(Event::WorkerLeft { worker: "a".to_owned(), why: String::new() });
+    };
+    bench.now += PAUSED;
+    leave(&mut bench);
+    assert_eq!(join(&mut bench), (false, true));
+    // One that does not come back is forgotten.
+    leave(&mut bench);
+    bench.now += PAUSED;
+    bench.event(Event::WorkerLeft { worker: "b".to_owned(), why: String::new() });
+    assert_eq!(join(&mut bench), (true, false));
 }
 
 /// The builds that are to be fetched.
