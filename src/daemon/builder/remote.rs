@@ -124,7 +124,7 @@ impl Remote {
     }
 
     pub(super) fn pause(&mut self, worker: &str, paused: bool) -> News {
-        self.step(|core, out| core.pause(worker, paused, out))
+        self.step(|core, out| core.pause(clock::now(), worker, paused, out))
     }
 
     /// A store may be open again: what was built and waits for it is taken in.

@@ -31,6 +31,10 @@ pub(super) const TAKERS: usize = 16;
 /// Aborted builds in a row after which a worker is held to be broken.
 const BROKEN: u32 = 10;
 
+/// How long a pause of a worker that went is remembered: its network broke, or its server restarts. One that restarts itself
+/// has another name.
+const PAUSED: Duration = Duration::from_secs(3600);
+
 /// How often the daemon of a store may go while it fetches one build's results: whatever it is that ends it there, others
 /// want to build.
 const CUTS: u32 = 5;
@@ -127,8 +131,8 @@ pub(super) struct Core {
     server: Server,
     workers: BTreeMap<String, Worker>,
     jobs: BTreeMap<BuildId, Job>,
-    /// Of workers that are paused in the books.
-    paused: BTreeSet<String>,
+    /// Workers that get nothing; and until when that is remembered, of those that are not here.
+    paused: BTreeMap<String, Option<Instant>>,
     /// What was built and is not in the store yet.
     intake: Intake,
     /// What was said and has no answer yet: the try it was to have built.
@@ -150,7 +154,7 @@ impl Core {
             server: Server::Away(now),
             workers: BTreeMap::new(),
             jobs: abroad.into_iter().map(resume).collect(),
-            paused,
+            paused: paused.into_iter().map(|name| (name, Some(now + PAUSED))).collect(),
             intake: Intake::default(),
             asked: VecDeque::new(),
             seen: BTreeMap::new(),
@@ -296,11 +300,13 @@ impl Core {
         self.close(of.build, outcome, out);
     }
 
-    pub(super) fn pause(&mut self, name: &str, paused: bool, out: &mut Out) {
-        if paused {
-            self.paused.insert(name.to_owned());
-        } else {
+    pub(super) fn pause(&mut self, now: Instant, name: &str, paused: bool, out: &mut Out) {
+        if !paused {
             self.paused.remove(name);
+        } else if self.workers.contains_key(name) {
+            self.paused.insert(name.to_owned(), None);
+        } else {
+            self.paused.insert(name.to_owned(), Some(now + PAUSED));
         }
         if let Some(worker) = self.workers.get_mut(name) {
             (worker.paused, worker.aborted) = (paused, 0);
@@ -360,7 +366,7 @@ impl Core {
             }
             Event::WorkerLeft { worker, why: _ } => {
                 self.workers.remove(&worker);
-                self.paused.remove(&worker);
+                self.remember_pauses(now);
                 self.seen.remove(&worker);
                 out.extend([Effect::Note(Note::Left(worker)), Effect::Changed]);
             }
@@ -379,13 +385,23 @@ impl Core {
                     self.jobs.remove(&BuildId(build));
                 }
             }
-            Event::Ready => self.on_ready(out),
+            Event::Ready => self.on_ready(now, out),
         }
+    }
+
+    /// Workers come back, but not for ever.
+    fn remember_pauses(&mut self, now: Instant) {
+        self.paused.retain(|name, until| {
+            if !self.workers.contains_key(name) {
+                until.get_or_insert(now + PAUSED);
+            }
+            until.is_none_or(|until| until > now)
+        });
     }
 
     fn on_joined(&mut self, view: WorkerView, out: &mut Out) {
         let WorkerView { name, address, machine, systems, last_seen, requesting, build: _ } = view;
-        let paused = self.paused.contains(&name);
+        let paused = self.paused.get_mut(&name).map(|until| *until = None).is_some();
         let worker = Worker {
             machine: machine.clone(),
             systems: systems.iter().map(|system| Arc::from(system.as_str())).collect(),
@@ -397,7 +413,7 @@ impl Core {
         self.workers.insert(name.clone(), worker);
         let last_seen = Time(last_seen);
         let record = Record {
-            name,
+            name: name.clone(),
             address,
             machine,
             systems,
@@ -407,7 +423,12 @@ impl Core {
             paused,
             failures: 0,
         };
-        out.extend([Effect::Note(Note::Joined(record)), Effect::Changed]);
+        out.push(Effect::Note(Note::Joined(record)));
+        if paused {
+            // The books forgot it when it went.
+            out.push(Effect::Note(Note::Paused(name, true)));
+        }
+        out.push(Effect::Changed);
     }
 
     fn on_wants(&mut self, name: &str, wants: bool, out: &mut Out) {
@@ -440,7 +461,7 @@ impl Core {
     }
 
     /// All is told: what the server does not know is to be adopted, what is not ours is no longer wanted.
-    fn on_ready(&mut self, out: &mut Out) {
+    fn on_ready(&mut self, now: Instant, out: &mut Out) {
         let Server::Telling(unknown) = std::mem::replace(&mut self.server, Server::There) else {
             return;
         };
@@ -456,7 +477,7 @@ impl Core {
         for adopt in adopted {
             self.say(Command::Adopt(adopt), out);
         }
-        self.paused.retain(|name| self.workers.contains_key(name));
+        self.remember_pauses(now);
         out.push(Effect::Note(Note::Only(self.workers.keys().cloned().collect())));
         out.push(Effect::Changed);
     }
@@ -483,8 +504,8 @@ impl Core {
         match report {
             Report::Succeeded { url } => {
                 job.phase = Phase::Taking;
-                let store = Store::of(&job.order.derivation);
-                self.intake.add(id, url, store);
+                let (of, store) = (job.of(), Store::of(&job.order.derivation));
+                self.intake.add(of, url, store);
             }
             Report::Failed { fault, why } => {
                 let order = &job.order;
@@ -496,8 +517,9 @@ impl Core {
 
     /// Hands out what was built while there is somebody to fetch it, for stores that are open.
     pub(super) fn take(&mut self, is_open: &dyn Fn(Store) -> bool, out: &mut Out) {
-        while let Some((id, url)) = self.intake.next(is_open) {
-            match self.jobs.get(&id).filter(|job| job.phase == Phase::Taking) {
+        while let Some((of, url)) = self.intake.next(is_open) {
+            let current = |job: &&Job| job.of() == of && job.phase == Phase::Taking;
+            match self.jobs.get(&of.build).filter(current) {
                 Some(job) => out.push(Effect::Take { url, order: Box::new(job.order.clone()) }),
                 // It was canceled.
                 None => self.intake.done(&url),
@@ -524,7 +546,7 @@ impl Core {
             Taken::CutOff => {
                 job.cuts += 1;
                 let store = Store::of(&job.order.derivation);
-                self.intake.add(of.build, url, store);
+                self.intake.add(of, url, store);
             }
         }
     }
@@ -551,7 +573,7 @@ impl Core {
                     worker.machine
                 );
                 worker.paused = true;
-                self.paused.insert(name.clone());
+                self.paused.insert(name.clone(), None);
                 out.extend([Effect::Note(Note::Broken(name, BROKEN)), Effect::Changed]);
             }
         }

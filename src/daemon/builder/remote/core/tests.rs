@@ -418,7 +418,7 @@ fn a_worker_on_which_everything_is_aborted_is_paused() {
     bench.core.on_disconnected(bench.now, &mut bench.out);
     bench.connect(&[("a", "m")], &[]);
     assert!(!bench.core.serves(SYSTEM));
-    bench.core.pause("a", false, &mut bench.out);
+    bench.core.pause(bench.now, "a", false, &mut bench.out);
     // What fails by itself is no fault of the worker's.
     for id in 100..100 + 2 * i64::from(BROKEN) {
         again(&mut bench, id, "failed");
@@ -465,6 +465,34 @@ fn results_over_which_a_store_daemon_goes_again_and_again_are_given_up() {
     );
 }
 
+#[test]
+fn a_pause_outlives_restarts_of_the_server_and_breaks_of_the_network() {
+    let mut bench = Bench::with(&[("a", "m")]);
+    let join = |bench: &mut Bench| {
+        bench.out.clear();
+        bench.event(Event::WorkerJoined { worker: worker("a", "m", true) });
+        let note = Effect::Note(Note::Paused("a".to_owned(), true));
+        (bench.core.serves(SYSTEM), bench.out.contains(&note))
+    };
+    bench.core.pause(bench.now, "a", true, &mut bench.out);
+    // When the daemon is attached, nobody is back yet.
+    bench.core.on_disconnected(bench.now, &mut bench.out);
+    bench.connect(&[], &[]);
+    bench.now += PAUSED / 2;
+    assert_eq!(join(&mut bench), (false, true));
+    let leave = |bench: &mut Bench| {
+        bench.event(Event::WorkerLeft { worker: "a".to_owned(), why: String::new() });
+    };
+    bench.now += PAUSED;
+    leave(&mut bench);
+    assert_eq!(join(&mut bench), (false, true));
+    // One that does not come back is forgotten.
+    leave(&mut bench);
+    bench.now += PAUSED;
+    bench.event(Event::WorkerLeft { worker: "b".to_owned(), why: String::new() });
+    assert_eq!(join(&mut bench), (true, false));
+}
+
 /// The builds that are to be fetched.
 fn fetched(effects: &[Effect]) -> Vec<i64> {
     let one = |effect: &Effect| match effect {
@@ -504,6 +532,45 @@ fn results_wait_for_their_store_and_few_are_fetched_at_once() {
     bench.taken(7, done());
     bench.fetch();
     assert_eq!(fetched(&bench.take()), [1]);
+}
+
+#[test]
+fn a_machine_is_one_whatever_ports_it_names() {
+    let names: Vec<String> = (0..8).map(|n| format!("w{n}")).collect();
+    let workers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "m")).collect();
+    let mut bench = Bench::with(&workers);
+    let url = |id: i64| match id % 2 {
+        0 => format!("http://[fe80::1]:{id}"),
+        _ => format!("http://[fe80:0::1]:{id}/"),
+    };
+    for id in 1..=8 {
+        bench.start(id);
+        bench.report(id, 1, Report::Succeeded { url: url(id) });
+    }
+    bench.take();
+    bench.fetch();
+    assert_eq!(fetched(&bench.take()), [1, 2, 3, 4]);
+    bench.core.on_taken(of(1, 1), url(1), done().into(), &mut bench.out);
+    bench.fetch();
+    assert_eq!(fetched(&bench.take()), [5]);
+}
+
+#[test]
+fn what_an_earlier_try_left_is_not_fetched_for_a_later_one() {
+    let mut bench = Bench::with(&[("a", "m"), ("b", "m")]);
+    bench.start(1);
+    bench.report(1, 1, Report::Succeeded { url: "http://10.0.0.9:1".to_owned() });
+    // Its store was away, somebody canceled it, and wanted it after all.
+    bench.core.cancel(BuildId(1), &mut bench.out);
+    bench.start_try(1, 2);
+    bench.report(1, 2, success());
+    bench.take();
+    bench.fetch();
+    let effects = bench.take();
+    assert!(
+        matches!(&effects[..], [Effect::Take { url, order }] if url == URL && order.attempt == 2),
+        "{effects:?}"
+    );
 }
 
 #[test]
