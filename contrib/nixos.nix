@@ -51,8 +51,11 @@ let
     ProtectKernelLogs = true;
     ProtectKernelModules = true;
     ProtectKernelTunables = true;
+    RestrictAddressFamilies = [ "AF_UNIX" "AF_INET" "AF_INET6" "AF_NETLINK" ];
     RestrictRealtime = true;
     LockPersonality = true;
+    SystemCallFilter = "@system-service";
+    SystemCallErrorNumber = "EPERM";
   };
 
   # To become another user, and to give that one its directories.
@@ -115,6 +118,8 @@ let
         ProtectHome = "read-only";
         PrivateTmp = true;
         RestrictSUIDSGID = true;
+        # What follows @system-service is for jobs: sandboxes in user namespaces and of their own, debuggers.
+        SystemCallFilter = "@system-service @mount @debug landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp";
       };
     };
   };

@@ -24,6 +24,13 @@
 ;;;
 ;;; The specifications are Cuirass's, as for its service.  The daemon runs as root, its evaluations as the user
 ;;; `gorget-jobs', and guix-daemon builds.  Members of the group `gorget' may use the bridge.
+;;;
+;;; With (remote-server '()) in its configuration, other machines build; each of them has
+;;;
+;;;   (service gorget-worker-service-type
+;;;            (gorget-worker-configuration (server "farm.example:5555") (builds 4)))
+;;;
+;;; and both sides authorize each other's key, see gorget-remote-worker(1).
 
 (define-module (gorget)
   #:use-module (gnu packages)
@@ -40,7 +47,10 @@
   #:export (gorget
             gorget-configuration
             gorget-configuration?
-            gorget-service-type))
+            gorget-service-type
+            gorget-worker-configuration
+            gorget-worker-configuration?
+            gorget-worker-service-type))
 
 ;; The checkout that this file is in.
 (define %checkout
@@ -265,3 +275,66 @@ and reads the specifications of Cuirass.")
                                        (gorget-remote-server-shepherd-service config))))))
    (default-value (gorget-configuration))
    (description "Run Gorget, a continuous-integration daemon for Guix channels.")))
+
+(define-record-type* <gorget-worker-configuration>
+  gorget-worker-configuration make-gorget-worker-configuration
+  gorget-worker-configuration?
+  (gorget           gorget-worker-configuration-gorget     ;file-like
+                    (default gorget))
+  ;; Without one, a server of the local network is looked for.
+  (server           gorget-worker-configuration-server     ;"ADDRESS:PORT" or #f
+                    (default #f))
+  (builds           gorget-worker-configuration-builds     ;number, at once
+                    (default 1))
+  (log-file         gorget-worker-configuration-log-file   ;string
+                    (default "/var/log/gorget-remote-worker.log"))
+  (extra-options    gorget-worker-configuration-extra-options ;list of strings, see gorget-remote-worker(1)
+                    (default '())))
+
+(define %worker-accounts
+  (list (user-group (name "gorget-worker") (system? #t))
+        (user-account
+         (name "gorget-worker")
+         (group "gorget-worker")
+         (system? #t)
+         (comment "Gorget's worker for a remote server")
+         (home-directory "/var/empty")
+         (shell #~(string-append #$(specification->package "shadow") "/sbin/nologin")))))
+
+(define (gorget-worker-shepherd-service config)
+  (match-record config <gorget-worker-configuration>
+    (gorget server builds log-file extra-options)
+    (let ((options (append (if server
+                               (list (string-append "--server=" server))
+                               '())
+                           (list (string-append "--workers=" (number->string builds)))
+                           extra-options)))
+      (list
+       (shepherd-service
+        (documentation "Run Gorget's worker for a remote server.")
+        (provision '(gorget-remote-worker))
+        (requirement '(user-processes guix-daemon networking))
+        ;; It is root until the signing key is read.
+        (start #~(make-forkexec-constructor
+                  (list #$(file-append gorget "/bin/gorget") "remote-worker"
+                        "--user=gorget-worker"
+                        #$@options)
+                  #:environment-variables
+                  (list "STATE_DIRECTORY=/var/lib/gorget-worker"
+                        "HOME=/var/empty"
+                        "LANG=C.UTF-8"
+                        "PATH=/run/current-system/profile/bin")
+                  #:log-file #$log-file))
+        ;; It finishes what it builds; a second signal would give that up.
+        (stop #~(make-kill-destructor SIGTERM #:grace-period 900)))))))
+
+(define gorget-worker-service-type
+  (service-type
+   (name 'gorget-worker)
+   (extensions
+    (list (service-extension account-service-type (const %worker-accounts))
+          (service-extension profile-service-type
+                             (compose list gorget-worker-configuration-gorget))
+          (service-extension shepherd-root-service-type gorget-worker-shepherd-service)))
+   (default-value (gorget-worker-configuration))
+   (description "Run a worker that builds for Gorget's server of remote workers.")))

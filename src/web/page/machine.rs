@@ -54,8 +54,8 @@ pub(super) fn workers(
         div data-live="workers" {
             @if paused > 0 {
                 p class="box warn" {
-                    (part::plural(paused, "worker is paused", "workers are paused"))
-                    ". Until it is resumed it gets nothing to build: "
+                    (part::plural(paused, "worker is paused and gets", "workers are paused and get"))
+                    " nothing to build until resumed: "
                     code { "gorget resume worker NAME" } "."
                 }
             }
@@ -103,20 +103,22 @@ pub(super) fn machine(
 
 /// What was built on a machine.
 fn history(context: &Context, built: &[Listed]) -> Markup {
-    let ended = |status| built.iter().filter(|build| build.status == status).count();
+    let count = |word, statuses: &[BuildStatus]| {
+        (built.iter().filter(|build| statuses.contains(&build.status)).count(), word)
+    };
     let all = [
-        (BuildStatus::Succeeded, "succeeded"),
-        (BuildStatus::Failed, "failed"),
-        (BuildStatus::Aborted, "aborted"),
-        (BuildStatus::Canceled, "canceled"),
+        count("succeeded", &[BuildStatus::Succeeded]),
+        count("failed", &[BuildStatus::Failed, BuildStatus::FailedDependency]),
+        count("aborted", &[BuildStatus::Aborted]),
+        count("canceled", &[BuildStatus::Canceled]),
     ];
     html! {
         h2 { "Built here" }
         @if built.is_empty() { p class="dim" { "Nothing yet." } } @else {
             p class="dim" {
                 "Of the last " (built.len()) ": "
-                @for (n, (status, word)) in all.iter().filter(|(s, _)| ended(*s) > 0).enumerate() {
-                    @if n > 0 { ", " } (ended(*status)) " " (word)
+                @for (n, (builds, word)) in all.iter().filter(|(builds, _)| *builds > 0).enumerate() {
+                    @if n > 0 { ", " } (builds) " " (word)
                 }
                 "."
             }
@@ -141,7 +143,7 @@ fn tasks(context: &Context, machine: &Machine, rows: &[(Listed, Option<i64>)]) -
                     thead {
                         tr {
                             th scope="col" { "Worker" } th scope="col" { "Systems" }
-                            th scope="col" class="name" { "Building" } th scope="col" { "For" }
+                            th scope="col" class="name" { "Building" }
                             th scope="col" { "Here since" } th scope="col" { "Last seen" }
                             @if may { th scope="col" { span class="hidden" { "Actions" } } }
                         }
@@ -161,14 +163,10 @@ fn tasks(context: &Context, machine: &Machine, rows: &[(Listed, Option<i64>)]) -
                                     @if own.is_empty() { span class="dim" { "idle" } }
                                     @for (build, last) in &own {
                                         div {
-                                            a href=(list::build_link(context, build)) { (build.job) } " "
+                                            a href=(list::build_link(context, build)) { (build.job) } " for "
+                                            (part::lasted(context.now, build.starttime, Some(context.now))) " "
                                             (progress(context, build, *last))
                                         }
-                                    }
-                                }
-                                td data-th=[(!own.is_empty()).then_some("For")] class="nowrap" {
-                                    @for (build, _) in &own {
-                                        div { (part::lasted(context.now, build.starttime, Some(context.now))) }
                                     }
                                 }
                                 td data-th="Here since" { (part::time(context.now, worker.joined)) }
