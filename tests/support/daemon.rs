@@ -330,7 +330,11 @@ impl Session {
     /// The next line; `None` at the end.
     pub(crate) fn line(&mut self) -> Option<String> {
         let mut line = String::new();
-        let length = self.stream.read_line(&mut line).unwrap();
+        let length = match self.stream.read_line(&mut line) {
+            // It was killed before it had read what was sent.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => 0,
+            length => length.unwrap(),
+        };
         (length > 0).then(|| line.trim_end().to_owned())
     }
 

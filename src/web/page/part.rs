@@ -255,7 +255,7 @@ pub(super) fn reason(context: &Context, words: &str) -> Markup {
     let id = words.strip_prefix("dependency ").and_then(|id| id.parse::<i64>().ok());
     html! {
         @match id {
-            Some(id) => { "dependency " a href=(context.link(&format!("/build/{id}/details"))) { (id) } },
+            Some(id) => span class="reason" { "dependency " a href=(context.link(&format!("/build/{id}/details"))) { (id) } },
             None => (words),
         }
     }

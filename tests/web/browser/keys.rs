@@ -14,8 +14,8 @@ const WATCH: &str = "
         const shown = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 1
             && target.matches(':focus-visible') && box.width > 0 && box.height > 0
             && box.left >= 0 && box.right <= innerWidth
-            // Of what is tall, the part with the cursor.
-            && Math.min(box.bottom, innerHeight) - Math.max(box.top, 0) >= Math.min(box.height, 48);
+            // Of what is tall, the part with the cursor; scrolling is by whole pixels.
+            && Math.min(box.bottom, innerHeight) - Math.max(box.top, 0) >= Math.min(box.height, 48) - 1;
         window.focused.push([target, shown]);
     });";
 
