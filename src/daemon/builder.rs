@@ -395,6 +395,8 @@ fn run(mut builder: Builder, lanes: Lanes, stop: Stop) -> Result<(), Gone> {
         }
         fault("builder");
     }
+    // A connection that was not looked at yet would stay open.
+    heard.try_iter().for_each(drop);
     // Whoever asks from now on learns that we are gone.
     drop((inbox, heard));
     wind_up(builder, &reports, &written)

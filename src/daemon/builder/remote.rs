@@ -37,7 +37,9 @@ const ROOM: usize = 1024;
 
 /// What comes from the backend's threads.
 pub(super) enum Heard {
-    Connected(Mouth),
+    /// There is a connection to the server, which has not taken us yet.
+    Calling(Mouth),
+    Connected,
     Disconnected,
     /// To what was said first of what has no answer yet.
     Answer(Result<(), Failure>),
@@ -142,10 +144,11 @@ impl Remote {
 
     pub(super) fn on_heard(&mut self, now: Instant, heard: Heard) -> News {
         match heard {
-            Heard::Connected(mouth) => {
+            Heard::Calling(mouth) => {
                 self.mouth = Some(mouth);
-                self.step(|core, _| core.on_connected())
+                News::default()
             }
+            Heard::Connected => self.step(|core, _| core.on_connected()),
             Heard::Disconnected => {
                 self.mouth = None;
                 self.step(|core, out| core.on_disconnected(now, out))

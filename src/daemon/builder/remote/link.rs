@@ -25,7 +25,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// Lines that wait to be written: an assignment and a settlement for each of many workers.
 const LINES: usize = 16 * 1024;
 
-/// How long the server may take no byte.
+/// How long the server may take no byte, or give no answer to whoever attaches.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// What is said to the server goes here, as long as the connection lasts.
@@ -109,19 +109,17 @@ impl Ear {
         )?;
         let mouth = Mouth { lines, stream: Arc::clone(&stream) };
         mouth.say(&Command::Attach);
+        // Whoever has it wakes us at the stop.
+        if self.lane.send(Heard::Calling(mouth)).is_err() {
+            return Ok("the daemon stops".to_owned());
+        }
         let mut lines = Lines::new(&*stream, MAX_ANSWER);
-        // The answer to `attach` says whether we are the one that assigns.
-        match lines.read()? {
-            Line::Text(line) if line == "ok" => {}
-            Line::Text(line) => {
-                let why = Failure::from_line(&line).map_or(line, |failure| failure.message);
-                return Err(io::Error::other(why));
-            }
-            Line::TooLong | Line::NotUtf8 => return Err(io::ErrorKind::InvalidData.into()),
-            Line::End => return Err(io::ErrorKind::UnexpectedEof.into()),
+        if let Err(error) = attached(&mut lines, &stream) {
+            let _ = stream.shutdown(Shutdown::Both);
+            return Err(error);
         }
         log::info!(target: "builder", "attached to remote-server at {}", self.socket.display());
-        if self.lane.send(Heard::Connected(mouth)).is_err() {
+        if self.lane.send(Heard::Connected).is_err() {
             return Ok("the daemon stops".to_owned());
         }
         let why = self.listen(&mut lines);
@@ -164,6 +162,24 @@ impl Ear {
     }
 }
 
+/// Waits for the answer to `attach`, which says whether we are the one that assigns.
+fn attached(lines: &mut Lines<&UnixStream>, stream: &UnixStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(DRAIN))?;
+    let line = lines.read().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "it does not answer"),
+        _ => error,
+    });
+    match line? {
+        Line::Text(line) if line == "ok" => stream.set_read_timeout(None),
+        Line::Text(line) => {
+            let why = Failure::from_line(&line).map_or(line, |failure| failure.message);
+            Err(io::Error::other(why))
+        }
+        Line::TooLong | Line::NotUtf8 => Err(io::ErrorKind::InvalidData.into()),
+        Line::End => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
 fn is_over(stop: &Stop) -> bool {
     stop.try_recv() == Err(TryRecvError::Disconnected)
 }
@@ -180,5 +196,34 @@ fn write(stream: &UnixStream, lines: &Receiver<String>) {
             return;
         }
         text.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_hangs_does_not_hold_up_a_stop() {
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("remote");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (spawner, threads) = Spawner::new();
+        let (lane, heard) = bounded(16);
+        super::spawn(&spawner, socket, lane).unwrap();
+        drop(spawner);
+        let (server, _) = listener.accept().unwrap();
+        let mut asked = String::new();
+        BufReader::new(&server).read_line(&mut asked).unwrap();
+        assert_eq!(asked, "attach\n");
+        let calling = heard.recv_timeout(DRAIN).unwrap();
+        assert!(matches!(calling, Heard::Calling(_)));
+        // What the builder does at its end.
+        drop((threads.stop, heard, calling));
+        let gone = threads.all_gone.recv_timeout(DRAIN / 2);
+        assert!(gone.unwrap_err().is_disconnected());
     }
 }
