@@ -319,6 +319,48 @@ fn a_form_takes_the_whole_specification_as_json() {
 }
 
 #[test]
+fn a_form_undoes_nothing_that_others_have_changed_since() {
+    let (daemon, me, repository) = start("editor");
+    let specification = repository.specification("new", &["./jobs"]);
+    me.post("/admin/specification/add", &encode(&[("json", &specification.to_string())]), 303);
+    let seen = |page: &str| {
+        let (_, rest) = page.split_once("name=\"seen\" value=\"").expect("what was seen");
+        rest.split('"').next().unwrap().to_owned()
+    };
+    let first = seen(&me.send("GET", "/specification/edit/new", "").text());
+    let (url, system) = (repository.url(), system());
+    let edit = |seen: &str, priority: &str, status| {
+        let fields = [
+            ("name", "new"),
+            ("seen", seen),
+            ("evaluator", "command"),
+            ("command", "./jobs"),
+            ("channel-name", "main"),
+            ("channel-url", url.as_str()),
+            ("channel-branch", "main"),
+            ("priority", priority),
+            (system.as_str(), "on"),
+            ("active", "yes"),
+        ];
+        me.post("/admin/specification/edit", &encode(&fields), status).text()
+    };
+    let priority = || kept(&daemon, "new")["priority"].clone();
+    edit(&first, "3", 303);
+    assert_eq!(priority(), 3);
+    // Somebody else has the form as it was, filled in.
+    let page = edit(&first, "5", 422);
+    assert!(page.contains("Somebody has changed this jobset") && page.contains("value=\"5\""));
+    assert_eq!(priority(), 3);
+    let whole = specification.to_string();
+    let whole = [("name", "new"), ("seen", first.as_str()), ("json", whole.as_str())];
+    let other = me.post("/admin/specification/edit", &encode(&whole), 422).text();
+    assert_eq!(seen(&other), seen(&page));
+    // Who knows and means it can.
+    edit(&seen(&page), "5", 303);
+    assert_eq!(priority(), 5);
+}
+
+#[test]
 fn programs_put_and_delete_jobsets() {
     let (mut daemon, me, repository) = start("editor");
     let mut specification = repository.specification("new", &["./jobs"]);

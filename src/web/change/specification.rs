@@ -7,6 +7,7 @@ mod fields;
 mod whole;
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::keep;
 use crate::db::jobsets;
@@ -14,6 +15,7 @@ use crate::model::jobset::Jobset;
 use crate::model::spec::{JobsetName, Specification, printable_url};
 use crate::proto::control::Command;
 use crate::spec;
+use crate::sys::random;
 use crate::web::access::Access;
 use crate::web::context::Context;
 use crate::web::failure::Failure;
@@ -40,7 +42,19 @@ impl Problem {
 
 /// What a form for editing a jobset is filled with: all of its specification but what is secret.
 pub(in crate::web) fn values(specification: &Specification, active: bool) -> Form {
-    fields::write(specification, active)
+    let fields = fields::write(specification, active);
+    let fields = fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let seen = (SEEN.to_owned(), digest(specification, active));
+    Form::new(fields.chain([seen]).collect())
+}
+
+/// The field of a form that tells what it was filled with, so that it undoes nothing that was changed since. Programs
+/// that send forms know nothing of it.
+pub(in crate::web) const SEEN: &str = "seen";
+
+/// What tells one state of a jobset from another, and nothing of its secrets.
+fn digest(specification: &Specification, active: bool) -> String {
+    random::hex(&Sha256::digest(json(specification, active)))
 }
 
 /// The same as JSON.
@@ -93,7 +107,15 @@ pub(super) fn edit(
     let jobset = jobsets::get(context.books()?, &name)?.ok_or_else(missing)?;
     context.must(Access::Edit, Some(&name))?;
     let old = kept(&jobset)?;
-    match described(&form, Some(&old)) {
+    let mut found = described(&form, Some(&old));
+    if form.get(SEEN).is_some_and(|seen| seen != digest(&old, jobset.active)) {
+        let changed = "Somebody has changed this jobset since this form was opened: open it anew to see how, or save it \
+                       again to put this in place of that.";
+        let mut problems = found.err().unwrap_or_default();
+        problems.push(Problem::new("name", changed));
+        found = Err(problems);
+    }
+    match found {
         Ok(described) => put_form(context, &form, &described, Some(&jobset)),
         Err(problems) => Ok(again(context, &form, &problems, Some(&jobset))),
     }
@@ -149,7 +171,11 @@ fn again(context: &Context, form: &Form, problems: &[Problem], old: Option<&Jobs
     }
     let mut problems = problems.to_vec();
     let mut shown: Vec<(String, String)> = Vec::new();
-    for (name, value) in form.iter().filter(|(name, _)| *name != "csrf") {
+    // Whoever sends it again knows by then what has changed.
+    if let Some((specification, active)) = &kept {
+        shown.push((SEEN.to_owned(), digest(specification, *active)));
+    }
+    for (name, value) in form.iter().filter(|(name, _)| !matches!(*name, "csrf" | SEEN)) {
         let value = match name {
             "notification-secret" => String::new(),
             _ if fields::is_secret(name) => printable_url(value),

@@ -8,7 +8,7 @@ use super::{Frame, jobset, part};
 use crate::model::spec::{Evaluator, GuixSubset, NixSubset, Specification};
 use crate::spec::host_system;
 use crate::web::access::Access;
-use crate::web::change::specification::{Problem, json, values};
+use crate::web::change::specification::{Problem, SEEN, json, values};
 use crate::web::context::Context;
 use crate::web::failure::Failure;
 use crate::web::request::{Form, Request};
@@ -125,6 +125,9 @@ pub(in crate::web) fn form(
     let title = if new { "Add a jobset".to_owned() } else { format!("Edit {name}") };
     let fields = Fields { form, problems };
     let action = if new { "/admin/specification/add" } else { "/admin/specification/edit" };
+    let seen = html! {
+        @if let Some(seen) = form.get(SEEN) { input type="hidden" name=(SEEN) value=(seen); }
+    };
     let content = html! {
         h1 { (title) }
         @if !problems.is_empty() {
@@ -143,6 +146,7 @@ pub(in crate::web) fn form(
         }
         form class="edit" method="post" action=(context.link(action)) {
             (part::csrf(context))
+            (seen)
             fieldset {
                 legend { "Jobset" }
                 div class="fields" {
@@ -209,6 +213,7 @@ pub(in crate::web) fn form(
         }
         form class="edit" method="post" action=(context.link(action)) {
             (part::csrf(context))
+            (seen)
             @if !new { input type="hidden" name="name" value=(name); }
             label {
                 "Specification"
