@@ -7,6 +7,7 @@ mod basics;
 mod bounds;
 mod browser;
 mod change;
+mod described;
 pub(crate) mod feeds;
 mod files;
 mod hooks;
