@@ -10,6 +10,7 @@ use std::time::Duration;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, params};
 
+use super::snapshot::snapshot;
 use super::{Error, Tx, builds, convert, evaluations, metrics};
 use crate::model::build::BuildId;
 use crate::model::evaluation::{Counts, EvaluationId};
@@ -111,7 +112,7 @@ pub(crate) fn miscounted(
     let mut wrong = Vec::new();
     for &id in &ids {
         // Counters and jobs of the same moment.
-        let snapshot = conn.is_autocommit().then(|| conn.unchecked_transaction()).transpose()?;
+        let snapshot = snapshot(conn)?;
         let (counted, marked) = count(conn, id)?;
         let kept = evaluations::get(conn, id)?.map(|evaluation| evaluation.jobs);
         if kept.is_some_and(|kept| kept != counted || !marked) {

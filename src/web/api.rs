@@ -70,6 +70,14 @@ fn wanted(request: &Request, most: usize, missing: &str) -> Result<usize, Failur
     }
 }
 
+/// The same where `nr` may be left out.
+fn wanted_or(request: &Request, otherwise: usize) -> Result<usize, Failure> {
+    match request.query.get("nr") {
+        Some(_) => wanted(request, MOST, UNDEFINED),
+        None => Ok(otherwise),
+    }
+}
+
 /// Adds where the list goes on: the same request with `key` set to `value`.
 fn going_on(response: Response, request: &Request, key: &str, value: &str) -> Response {
     going_on_with(response, request, &[(key, value)])

@@ -6,13 +6,14 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::change::kind_from;
 use crate::db::Error;
+use crate::db::snapshot::snapshot;
 use crate::model::build::{BuildId, Entry, Kind};
 use crate::model::time::Time;
 
 /// The queue's entries of those of `ids` that are scheduled.
 pub(crate) fn entries(conn: &Connection, ids: &[BuildId]) -> Result<Vec<Entry>, Error> {
     // One snapshot, so that no entry waits for a build that ended between two look-ups.
-    let snapshot = conn.is_autocommit().then(|| conn.unchecked_transaction()).transpose()?;
+    let snapshot = snapshot(conn)?;
     let mut builds = conn.prepare_cached(
         "SELECT priority, timestamp, system, kind, retry_at, substr(derivation, 1, 12), attempt > 0
          FROM builds WHERE id = ?1 AND status = -2",

@@ -1,9 +1,10 @@
 //! Builds as programs and pages list them, with what they left.
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Transaction, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use crate::db::builds::{COLUMNS, outputs, read};
+use crate::db::snapshot::snapshot;
 use crate::db::{Error, builds, convert};
 use crate::model::build::{Build, BuildId};
 use crate::model::evaluation::EvaluationId;
@@ -165,12 +166,6 @@ pub(crate) fn show(conn: &Connection, found: Vec<Build>) -> Result<Vec<Shown>, E
         .collect();
     drop(snapshot);
     found
-}
-
-/// Until it is dropped all that is read is of one moment. For many small queries, to begin to read takes longer than to
-/// read.
-pub(super) fn snapshot(conn: &Connection) -> Result<Option<Transaction<'_>>, Error> {
-    Ok(conn.is_autocommit().then(|| conn.unchecked_transaction()).transpose()?)
 }
 
 /// Conditions and their values, in step.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, Row, params};
 
-use super::builds::snapshot;
 use crate::db::Error;
+use crate::db::snapshot::snapshot;
 use crate::model::build::BuildId;
 use crate::model::evaluation::EvaluationId;
 use crate::model::status::BuildStatus;

@@ -9,9 +9,10 @@ use std::cmp::Reverse;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
-use super::builds::{Conditions, number, snapshot};
+use super::builds::{Conditions, number};
 use crate::db::builds::{COLUMNS, read};
 use crate::db::evaluations::WITHDRAWN;
+use crate::db::snapshot::snapshot;
 use crate::db::{Error, convert};
 use crate::model::build::{Build, BuildId};
 use crate::model::evaluation::EvaluationId;

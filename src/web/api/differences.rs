@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::view::OrFalse;
-use super::{MOST, UNDEFINED, wanted};
+use super::{MOST, wanted_or};
 use crate::db;
 use crate::db::web::differences::{self, Change};
 use crate::db::web::pages;
@@ -81,10 +81,7 @@ pub(super) fn diff(
     request: &Request,
     captures: &Captures,
 ) -> Result<Response, Failure> {
-    let limit = match request.query.get("nr") {
-        Some(_) => wanted(request, MOST, UNDEFINED)?,
-        None => MOST,
-    };
+    let limit = wanted_or(request, MOST)?;
     let to = evaluation(context, captures)?;
     let books = context.books()?;
     let from = match request.query.get("from") {

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::view::BuildView;
-use super::{MOST, UNDEFINED, wanted};
+use super::wanted_or;
 use crate::db::web::{builds, machines};
 use crate::db::workers::{self, Worker};
 use crate::model::status::BuildStatus;
@@ -106,10 +106,7 @@ pub(super) fn machine(
     request: &Request,
     captures: &Captures,
 ) -> Result<Response, Failure> {
-    let limit = match request.query.get("nr") {
-        Some(_) => wanted(request, MOST, UNDEFINED)?,
-        None => BUILT,
-    };
+    let limit = wanted_or(request, BUILT)?;
     let name = captures.get("name");
     let books = context.books()?;
     let mut known = workers::list(books)?;

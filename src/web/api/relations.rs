@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::builds::shown;
 use super::view::{BuildView, OrFalse};
-use super::{MOST, UNDEFINED, going_on, wanted};
+use super::{MOST, going_on, wanted_or};
 use crate::db::web::builds::{self, Shown};
 use crate::db::web::relations;
 use crate::db::{Error, Reader};
@@ -54,10 +54,7 @@ fn list(
     captures: &Captures,
     find: Find,
 ) -> Result<Response, Failure> {
-    let limit = match request.query.get("nr") {
-        Some(_) => wanted(request, MOST, UNDEFINED)?,
-        None => MOST,
-    };
+    let limit = wanted_or(request, MOST)?;
     let id = build(context, captures)?.build.id;
     let after = BuildId(request.query.number("after").unwrap_or(0));
     let books = context.books()?;
