@@ -17,6 +17,7 @@ pub(crate) mod notifications;
 mod plans;
 pub(crate) mod promises;
 pub(crate) mod records;
+mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod wanted;

@@ -6,21 +6,20 @@
 mod intake;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::intake::Intake;
+use self::workers::{PAUSED, Worker};
 use crate::daemon::builder::store::Taken;
-use crate::db::workers::{Note, Worker as Record};
+use crate::db::workers::Note;
 use crate::model::build::{BuildId, Order, Outcome, Store};
 use crate::model::time::Time;
 use crate::proto::control::{Failure, FailureKind};
 use crate::proto::remote::Fault;
-use crate::proto::remote::link::{
-    Adopt, Assign, AssignmentView, Command, Event, Report, Try, WorkerView,
-};
+use crate::proto::remote::link::{Adopt, Assign, AssignmentView, Command, Event, Report, Try};
 
 /// How long builds stay with their workers while no server says what became of them.
 pub(super) const AWAY: Duration = Duration::from_secs(180);
@@ -30,10 +29,6 @@ pub(super) const TAKERS: usize = 16;
 
 /// Aborted builds in a row after which a worker is held to be broken.
 const BROKEN: u32 = 10;
-
-/// How long a pause of a worker that went is remembered: its network broke, or its server restarts. One that restarts itself
-/// has another name.
-const PAUSED: Duration = Duration::from_secs(3600);
 
 /// How often the daemon of a store may go while it fetches one build's results: whatever it is that ends it there, others
 /// want to build.
@@ -67,24 +62,6 @@ pub(super) enum Effect {
     Note(Note),
     /// Other systems are served, or other workers want work.
     Changed,
-}
-
-struct Worker {
-    machine: String,
-    systems: Vec<Arc<str>>,
-    /// It waits for work, as the server says.
-    wants: bool,
-    /// What it will have once the books know.
-    reserved: Option<BuildId>,
-    /// Tries that were aborted in a row.
-    aborted: u32,
-    paused: bool,
-}
-
-impl Worker {
-    fn is_free(&self) -> bool {
-        self.wants && self.reserved.is_none() && !self.paused
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,44 +142,6 @@ impl Core {
     /// All that workers have, or had and was not told to the books.
     pub(super) fn orders(&self) -> impl Iterator<Item = &Order> {
         self.jobs.values().map(|job| &job.order)
-    }
-
-    /// Whether some worker builds for this system, busy or not.
-    pub(super) fn serves(&self, system: &str) -> bool {
-        let serves = |worker: &Worker| worker.systems.iter().any(|served| &**served == system);
-        self.workers.values().any(|worker| !worker.paused && serves(worker))
-    }
-
-    /// The systems for which workers want work.
-    pub(super) fn open(&self) -> BTreeSet<Arc<str>> {
-        let free = self.workers.values().filter(|worker| worker.is_free());
-        free.flat_map(|worker| worker.systems.iter().cloned()).collect()
-    }
-
-    /// Chooses a worker for a build of this system: one whose machine has the least to do.
-    pub(super) fn reserve(&mut self, id: BuildId, system: &str) -> Option<String> {
-        let mut busy: BTreeMap<&str, usize> = BTreeMap::new();
-        for worker in self.workers.values().filter(|worker| !worker.is_free()) {
-            *busy.entry(&worker.machine).or_default() += 1;
-        }
-        let able = self.workers.iter().filter(|(_, worker)| {
-            worker.is_free() && worker.systems.iter().any(|served| &**served == system)
-        });
-        let least = able.min_by_key(|(name, worker)| {
-            // One that serves few systems leaves others to those that can take them.
-            let load = busy.get(worker.machine.as_str()).copied().unwrap_or(0);
-            (load, worker.systems.len(), (*name).clone())
-        });
-        let name = least?.0.clone();
-        self.workers.get_mut(&name)?.reserved = Some(id);
-        Some(name)
-    }
-
-    /// The books did not let it start.
-    pub(super) fn release(&mut self, id: BuildId) {
-        for worker in self.workers.values_mut().filter(|worker| worker.reserved == Some(id)) {
-            worker.reserved = None;
-        }
     }
 
     /// The books have its start with the worker's name.
@@ -300,20 +239,6 @@ impl Core {
         self.close(of.build, outcome, out);
     }
 
-    pub(super) fn pause(&mut self, now: Instant, name: &str, paused: bool, out: &mut Out) {
-        if !paused {
-            self.paused.remove(name);
-        } else if self.workers.contains_key(name) {
-            self.paused.insert(name.to_owned(), None);
-        } else {
-            self.paused.insert(name.to_owned(), Some(now + PAUSED));
-        }
-        if let Some(worker) = self.workers.get_mut(name) {
-            (worker.paused, worker.aborted) = (paused, 0);
-            out.push(Effect::Changed);
-        }
-    }
-
     pub(super) fn deadline(&self) -> Option<Instant> {
         let away = match self.server {
             Server::Away(since) => {
@@ -386,55 +311,6 @@ impl Core {
                 }
             }
             Event::Ready => self.on_ready(now, out),
-        }
-    }
-
-    /// Workers come back, but not for ever.
-    fn remember_pauses(&mut self, now: Instant) {
-        self.paused.retain(|name, until| {
-            if !self.workers.contains_key(name) {
-                until.get_or_insert(now + PAUSED);
-            }
-            until.is_none_or(|until| until > now)
-        });
-    }
-
-    fn on_joined(&mut self, view: WorkerView, out: &mut Out) {
-        let WorkerView { name, address, machine, systems, last_seen, requesting, build: _ } = view;
-        let paused = self.paused.get_mut(&name).map(|until| *until = None).is_some();
-        let worker = Worker {
-            machine: machine.clone(),
-            systems: systems.iter().map(|system| Arc::from(system.as_str())).collect(),
-            wants: requesting,
-            reserved: None,
-            aborted: 0,
-            paused,
-        };
-        self.workers.insert(name.clone(), worker);
-        let last_seen = Time(last_seen);
-        let record = Record {
-            name: name.clone(),
-            address,
-            machine,
-            systems,
-            last_seen,
-            // The books know better of one that they know.
-            joined: last_seen,
-            paused,
-            failures: 0,
-        };
-        out.push(Effect::Note(Note::Joined(record)));
-        if paused {
-            // The books forgot it when it went.
-            out.push(Effect::Note(Note::Paused(name, true)));
-        }
-        out.push(Effect::Changed);
-    }
-
-    fn on_wants(&mut self, name: &str, wants: bool, out: &mut Out) {
-        if let Some(worker) = self.workers.get_mut(name) {
-            worker.wants = wants;
-            out.push(Effect::Changed);
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::model::evaluation::EvaluationId;
 use crate::model::spec::JobsetName;
-use crate::proto::remote::link::Phase as Told;
+use crate::proto::remote::link::{Phase as Told, WorkerView};
 use crate::sys::clock;
 
 const SYSTEM: &str = "x86_64-linux";
