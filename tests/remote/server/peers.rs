@@ -33,14 +33,20 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// A connection from an address of this machine that has said what is to be said first.
-fn greet_from([a, b, c, d]: [u8; 4], port: u16) -> TcpStream {
+/// A connection from an address of this machine.
+fn connect_from([a, b, c, d]: [u8; 4], port: u16) -> TcpStream {
     let socket =
         socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     bind(socket.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
     connect_to(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)).unwrap();
-    let mut stream = TcpStream::from(socket);
+    let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// The same, which has said what is to be said first.
+fn greet_from(address: [u8; 4], port: u16) -> TcpStream {
+    let mut stream = connect_from(address, port);
     stream.write_all(&greeting()).unwrap();
     stream
 }
@@ -240,6 +246,10 @@ fn bad_logs_cost_themselves() {
         let _ = stream.write_all(header);
         read_to_end(&mut stream);
     }
+    // From where no worker is nothing is read.
+    let mut stranger = connect_from([127, 0, 0, 9], server.log_port);
+    stranger.write_all(format!(r#"(log (version 0) (derivation "{drv}"))"#).as_bytes()).unwrap();
+    assert_eq!(read_to_end(&mut stranger), b"(log-server (version 0))");
     let mut plain = log_connection(server.log_port, &drv);
     plain.write_all(b"this is no gzip").unwrap();
     plain.shutdown(Shutdown::Write).unwrap();
